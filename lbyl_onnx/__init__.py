@@ -1,0 +1,1 @@
+"""lbyl-onnx: training-free structured compression of ONNX models."""
