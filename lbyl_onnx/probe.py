@@ -1,0 +1,130 @@
+"""What onnxruntime says of every tensor: its shape, which sizes vary with the input, and small integer values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from .errors import ModelError
+from .model_file import Model
+from .runtime import open_session, run
+from .synthetic import concrete_shapes, input_specs, synthetic_inputs
+
+MAX_VALUE_SIZE = 4096
+_SHAPE_SUFFIX = "__lbyl_shape"
+
+
+@dataclass(frozen=True)
+class TensorFacts:
+    """One tensor as probed. `shape`: ints; `dynamic`: one bool an axis, True where the size follows the
+    input. `value`: the tensor itself where it depends on input sizes and constants alone and is small
+    (None: not known); `varies`: bools of the value's shape, True where an entry follows the input's sizes."""
+
+    shape: tuple[int, ...]
+    dynamic: tuple[bool, ...]
+    value: np.ndarray | None = None
+    varies: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Facts by tensor name. `batch` is the batch size that was fed (1 where the batch axis is static)."""
+
+    tensors: dict[str, TensorFacts]
+    batch: int
+
+
+def probe(model: Model) -> Probe:
+    """Run the model once, or twice with other sizes where it has dynamic axes, and note every tensor's shape.
+
+    Comparing two runs tells dynamic sizes from static ones without symbolic inference. A model that takes
+    only the sizes it was exported with is probed at those. Raises ModelError where onnxruntime refuses the model.
+    """
+    specs = input_specs(model)
+    dynamic = any(None in spec.shape for spec in specs)
+    observed = _observed(model)
+    session = open_session(_instrumented(model, observed), optimise=False)
+    failure: ModelError | None = None
+    for first, second in [((2, 224), (3, 256)), ((2, 224), (3, 224)), ((1, 224), None)]:
+        if second is None or not dynamic:
+            first, second = (first if dynamic else (1, 224)), None
+        try:
+            one = _run_at(model, session, observed, concrete_shapes(specs, *first))
+            two = _run_at(model, session, observed, concrete_shapes(specs, *second)) if second else one
+        except ModelError as error:
+            failure = error
+            continue
+        batch = first[0] if any(spec.shape and spec.shape[0] is None for spec in specs) else 1
+        return Probe({name: _compare(one[name], two[name]) for name in one}, batch)
+    assert failure is not None
+    raise failure
+
+
+@dataclass(frozen=True)
+class _Observed:
+    tensors: list[str]
+    values: list[str]
+
+
+def _observed(model: Model) -> _Observed:
+    """Every tensor of the main graph, and those among them whose value depends on sizes and constants alone."""
+    graph = model.proto.graph
+    tensors = [value.name for value in graph.input if value.name not in model.weights]
+    known = {name for name, array in model.weights.items() if array.size <= MAX_VALUE_SIZE}
+    free = set(model.weights) | {""}
+    values = []
+    for node in graph.node:
+        outputs = [name for name in node.output if name]
+        tensors += outputs
+        if node.op_type in ("Shape", "Size") or _is_foldable(node, free):
+            free.update(outputs)
+            if node.op_type in ("Shape", "Size") or all(name in known for name in node.input if name):
+                known.update(outputs)
+                values += outputs
+    return _Observed(tensors, values)
+
+
+def _is_foldable(node: onnx.NodeProto, free: set[str]) -> bool:
+    random = node.op_type.startswith("Random") or node.op_type in ("Bernoulli", "Multinomial")
+    subgraphs = any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute)
+    return not random and not subgraphs and all(name in free for name in node.input)
+
+
+def _instrumented(model: Model, observed: _Observed) -> Model:
+    """The model with the shape of every tensor, and the observed values, as its only outputs."""
+    instrumented = model.copy()
+    graph = instrumented.proto.graph
+    del graph.output[:]
+    for name in observed.tensors:
+        graph.node.add(op_type="Shape", input=[name], output=[name + _SHAPE_SUFFIX])
+        graph.output.append(onnx.ValueInfoProto(name=name + _SHAPE_SUFFIX))
+    graph.output.extend(onnx.ValueInfoProto(name=name) for name in observed.values)
+    return instrumented
+
+
+def _run_at(
+    model: Model, session: object, observed: _Observed, shapes: dict[str, tuple[int, ...]]
+) -> dict[str, tuple[tuple[int, ...], np.ndarray | None]]:
+    samples = max((shape[0] for shape in shapes.values() if shape), default=1)
+    inputs = synthetic_inputs(model, samples, seed=0, shapes=shapes)
+    results = run(session, inputs)  # type: ignore[arg-type]
+    shape_of = [tuple(int(size) for size in result) for result in results[: len(observed.tensors)]]
+    values = dict(zip(observed.values, results[len(observed.tensors) :], strict=True))
+    facts = {name: (shape, values.get(name)) for name, shape in zip(observed.tensors, shape_of, strict=True)}
+    for name, array in model.weights.items():
+        facts[name] = array.shape, array if array.size <= MAX_VALUE_SIZE else None
+    return facts
+
+
+def _compare(
+    one: tuple[tuple[int, ...], np.ndarray | None], two: tuple[tuple[int, ...], np.ndarray | None]
+) -> TensorFacts:
+    (shape, value), (other_shape, other) = one, two
+    dynamic = tuple(left != right for left, right in zip(shape, other_shape, strict=True))
+    if not isinstance(value, np.ndarray) or not isinstance(other, np.ndarray):
+        return TensorFacts(shape, dynamic)
+    if value.shape != other.shape:
+        return TensorFacts(shape, dynamic, value, np.ones(value.shape, bool))
+    return TensorFacts(shape, dynamic, value, np.asarray(value != other))

@@ -1,0 +1,129 @@
+"""Operators that keep the order of elements and cut it into other axes: Reshape and its relatives."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ..labelling import RuleDoesNotApply, Site
+from ..labels import Axis
+from .registry import rule
+
+
+@rule("Reshape")
+def reshape(site: Site) -> None:
+    """The target's entry of an axis with channels counts them, unless it is 0 (copied) or -1 (inferred)."""
+    axes = regroup(site, site.out_facts().shape)
+    slot: int | str = 1 if site.has(1) else "shape"
+    target = site.ints(1, "shape")
+    for position, labels in enumerate(axes):
+        if labels is not None and target is not None and target[position] > 0:
+            site.count(slot, position, labels, target)
+    site.set(axes)
+
+
+@rule("Flatten", "Squeeze", "Unsqueeze")
+def implied_reshape(site: Site) -> None:
+    """The output's shape follows from the input's, so nothing has to be rewritten."""
+    site.set(regroup(site, site.out_facts().shape))
+
+
+@rule("DepthToSpace")
+def depth_to_space(site: Site) -> None:
+    """Channels (b, b, C) or, in mode CRD, (C, b, b): blocks move into space, C stays."""
+    block = site.attr("blocksize")
+    axes = site.axes(0)
+    channels = axes[1]
+    if channels is not None:
+        crd = site.attr("mode", "DCR") == "CRD"
+        by_channel = channels.reshape(-1, block * block) if crd else channels.reshape(block * block, -1).T
+        site.labels.equate(by_channel, by_channel[:, :1])
+        channels = by_channel[:, 0]
+    for axis in axes[2:]:
+        site.freeze(axis, "interleaves them")
+    site.set([axes[0], channels, *([None] * len(axes[2:]))])
+
+
+@rule("SpaceToDepth")
+def space_to_depth(site: Site) -> None:
+    """Output channels are (b, b, C)."""
+    axes = site.axes(0)
+    for axis in axes[2:]:
+        site.freeze(axis, "interleaves them")
+    channels = None if axes[1] is None else np.tile(axes[1], site.attr("blocksize") ** 2)
+    site.set([axes[0], channels, *([None] * len(axes[2:]))])
+
+
+def regroup(site: Site, shape: tuple[int, ...]) -> list[Axis]:
+    """Labels of input 0 cut anew into `shape`, block by block of axes with equal products.
+
+    1. Within a block, at most one axis may carry channels, and no other axis may vary in size.
+    2. If the channels vary along one output axis only, that axis carries them (Flatten: each label repeats).
+    3. If they spread over several (heads x head size, groups x channels), what is removed must stay rectangular:
+       one axis carries them and all indices of the others are equated. The longest axis is tried first, then, should that
+       leave the channels frozen, the others.
+    """
+    axes: list[Axis] = [None] * len(shape)
+    given = site.axes(0)
+    for before, after in blocks(site.shape(0), shape):
+        carriers = [axis for axis in before if given[axis] is not None]
+        if not carriers:
+            continue
+        carrier = max(carriers, key=lambda axis: site.shape(0)[axis])
+        for axis in carriers:
+            if axis != carrier:
+                site.freeze(given[axis], "merges them with another channel axis")
+        labels = given[carrier]
+        assert labels is not None
+        varying = [site.facts(0).dynamic[axis] for axis in before if axis != carrier]
+        if not after or (any(varying) and len(before) > 1):
+            site.freeze(labels, "drops their axis" if not after else "merges them with an axis of varying size")
+            continue
+        sizes = [site.shape(0)[axis] for axis in before]
+        along = [1] * len(sizes)
+        along[before.index(carrier)] = -1
+        spread = np.broadcast_to(labels.reshape(along), sizes).reshape([shape[axis] for axis in after])
+        position, carried = _carrier(site, spread)
+        axes[after[position]] = carried
+    return axes
+
+
+def _carrier(site: Site, spread: np.ndarray) -> tuple[int, np.ndarray]:
+    """The axis of `spread` (labels, one an element) that carries the channels, and its labels."""
+    faces = [np.moveaxis(spread, axis, 0).reshape(spread.shape[axis], -1) for axis in range(spread.ndim)]
+    for axis, face in enumerate(faces):
+        if (face == face[:, :1]).all():
+            return axis, face[:, 0]
+    options = sorted((axis for axis in range(spread.ndim) if spread.shape[axis] > 1), key=lambda a: (-spread.shape[a], -a))
+    axis = site.choose(options, spread)
+    site.labels.equate(faces[axis], faces[axis][:, :1])
+    return axis, faces[axis][:, 0]
+
+
+def blocks(before: tuple[int, ...], after: tuple[int, ...]) -> list[tuple[list[int], list[int]]]:
+    """Pair runs of axes of two shapes that hold the same elements in the same order.
+
+    >>> blocks((2, 12, 5), (2, 3, 4, 5))
+    [([0], [0]), ([1], [1, 2]), ([2], [3])]
+    """
+    if math.prod(before) != math.prod(after) or math.prod(before) == 0:
+        raise RuleDoesNotApply("a reshape of an empty tensor")
+    pairs: list[tuple[list[int], list[int]]] = []
+    left = right = 0
+    while left < len(before) or right < len(after):
+        run_left, run_right = [left][: len(before) - left], [right][: len(after) - right]
+        size_left = before[left] if run_left else 1
+        size_right = after[right] if run_right else 1
+        left, right = left + len(run_left), right + len(run_right)
+        while size_left != size_right:
+            if size_left < size_right:
+                size_left *= before[left]
+                run_left.append(left)
+                left += 1
+            else:
+                size_right *= after[right]
+                run_right.append(right)
+                right += 1
+        pairs.append((run_left, run_right))
+    return pairs

@@ -1,0 +1,102 @@
+"""Walk the graph in order and let every node's rule write its equalities down."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from .labelling import Labelling, RuleDoesNotApply, Site, Tracer
+from .labels import LabelClasses
+from .model_file import Model
+from .probe import Probe
+from .rules import RULES
+from .sizes import Sizes
+
+MAX_ATTEMPTS = 4
+
+
+def label_channels(model: Model, probe: Probe) -> tuple[Labelling, LabelClasses]:
+    """Labels of every axis in the model's main graph, and the classes of those that are equal.
+
+    Where a reshape could carry its channels on either of several axes and the first choice leaves them frozen, the
+    next is tried; the pass that freezes the fewest produced channels is returned.
+    """
+    graph = gs.import_onnx(model.proto)
+    choices: dict[int, int] = {}
+    best: tuple[int, Labelling, LabelClasses] | None = None
+    for _ in range(MAX_ATTEMPTS):
+        labelling = _trace(model, graph, probe, choices)
+        classes = labelling.labels.resolve()
+        frozen = np.zeros(classes.count, bool)
+        frozen[list(classes.reasons)] = True
+        cost = sum(int(frozen[classes.class_of[port.labels]].sum()) for port in labelling.ports)
+        if best is None or cost < best[0]:
+            best = cost, labelling, classes
+        retry = {
+            node: choices.get(node, 0) + 1
+            for node, options in labelling.ambiguous.items()
+            if choices.get(node, 0) + 1 < len(options) and frozen[classes.class_of[options[0]]].any()
+        }
+        if not retry:
+            break
+        choices = {**choices, **retry}
+    assert best is not None
+    return best[1], best[2]
+
+
+def _trace(model: Model, graph: gs.Graph, probe: Probe, choices: dict[int, int]) -> Labelling:
+    tracer = Tracer(model, graph, probe, choices)
+    sizes = Sizes(tracer)
+    for index, node in enumerate(graph.nodes):
+        site = Site(tracer, index, node)
+        if sizes.is_size_node(node) and node.op != "ConstantOfShape":
+            sizes.trace(site)
+        else:
+            sizes.guard(site)
+            _apply(site, sizes)
+        if node.op not in ("Shape", "Size") and all(t.name in tracer.derived or not t.name for t in node.inputs):
+            tracer.derived.update(tensor.name for tensor in node.outputs)
+        for name in _captured(node):
+            _keep(tracer, sizes, name, f"{site.title} reads them in a subgraph")
+    for tensor in graph.outputs:
+        _keep(tracer, sizes, tensor.name, f"output {tensor.name!r} of the model")
+    return tracer.finish()
+
+
+def _apply(site: Site, sizes: Sizes) -> None:
+    node = site.node
+    if node.op == "Constant":
+        return
+    if node.op == "ConstantOfShape":
+        site.set(sizes.exact_axes(node.inputs[0].name, len(site.out_facts().shape)))
+        return
+    rule = RULES.get(("" if node.domain in (None, "ai.onnx") else node.domain, node.op))
+    try:
+        if rule is None:
+            raise RuleDoesNotApply(f"operator {site.title} has no rule")
+        rule(site)
+    except RuleDoesNotApply as reason:
+        for slot in site.slots:
+            for labels in site.axes(slot):
+                site.labels.freeze(labels, str(reason))
+        site.release()
+
+
+def _keep(tracer: Tracer, sizes: Sizes, name: str, reason: str) -> None:
+    if name in tracer.probe.tensors:
+        for labels in tracer.settled(name):
+            tracer.result.labels.freeze(labels, reason)
+    sizes.freeze_captured(name, reason)
+
+
+def _captured(node: gs.Node) -> set[str]:
+    """Names that the node's subgraphs use, at any depth; those of the outer graph are captured."""
+    names: set[str] = set()
+    for value in node.attrs.values():
+        for graph in value if isinstance(value, list) else [value]:
+            if isinstance(graph, gs.Graph):
+                for inner in graph.nodes:
+                    names.update(tensor.name for tensor in inner.inputs)
+                    names |= _captured(inner)
+                names.update(tensor.name for tensor in graph.outputs)
+    return names
