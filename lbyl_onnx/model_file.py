@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PureWindowsPath
-from typing import TypeVar
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -54,15 +54,7 @@ DTYPES: dict[int, np.dtype] = {
 their data in the graph and are no weights."""
 _DATA_TYPES = {dtype: data_type for data_type, dtype in DTYPES.items()}
 
-_DATA_FIELDS = (
-    "raw_data",
-    "float_data",
-    "int32_data",
-    "int64_data",
-    "double_data",
-    "uint64_data",
-    "string_data",
-)
+_TYPED_FIELDS = [f"{kind}_data" for kind in ("float", "double", "int32", "int64", "uint64", "string")]
 
 RUNTIME_DOMAINS = (
     *("", "ai.onnx", "ai.onnx.ml", "ai.onnx.training", "ai.onnx.preview", "ai.onnx.preview.training"),
@@ -70,8 +62,6 @@ RUNTIME_DOMAINS = (
     "org.pytorch.aten",
 )
 """Operator domains that onnxruntime provides itself."""
-
-AnyMessage = TypeVar("AnyMessage", bound=Message)
 
 
 @dataclass
@@ -150,7 +140,9 @@ def load_model(source: str | Path | onnx.ModelProto) -> Model:
             proto = _parse(Path(source))
         return _separate(proto, path)
     except ModelError as error:
-        raise ModelError(f"{path or 'model'}: {error}") from None
+        raise ModelError(f"{path or 'model'}: {' '.join(str(error).split())}") from None
+    except UnicodeDecodeError:
+        raise ModelError(f"{path or 'model'}: damaged, a name is not text; export the model again") from None
 
 
 def save_model(model: Model, path: str | Path, force: bool = False) -> None:
@@ -203,17 +195,16 @@ def _separate(proto: onnx.ModelProto, path: Path | None) -> Model:
         raise ModelError("is not an ONNX model: it has no graph or no IR version; export the model again")
     if not proto.graph.node:
         raise ModelError("empty graph: the model has no nodes; export the model again")
-    _check_domains(proto)
+    _check_nodes(proto)
     names = Counter(tensor.name for tensor in proto.graph.initializer)
     if twice := [name for name, count in names.items() if count > 1]:
         raise ModelError(f"initializer '{twice[0]}' is defined more than once; names must be unique")
 
     data = _ExternalData(path)
-    external = {
-        t.name: _location(t) for t in proto.graph.initializer if t.data_location == TensorProto.EXTERNAL
-    }
-    weights = {}
+    external, weights = {}, {}
     for tensor in proto.graph.initializer:
+        if tensor.data_location == TensorProto.EXTERNAL:
+            external[tensor.name] = _location(tensor)
         if tensor.data_type in DTYPES:
             weights[tensor.name] = _value(tensor, data)
             _strip(tensor)
@@ -233,7 +224,7 @@ def _separate(proto: onnx.ModelProto, path: Path | None) -> Model:
     return Model(skeleton, weights, external, path)
 
 
-def _walk(message: Message, kind: type[AnyMessage]) -> Iterator[AnyMessage]:
+def _walk(message: Message, kind: type) -> Iterator[Any]:
     """Every message of a kind inside another, at any depth (subgraphs, functions, attributes)."""
     if isinstance(message, kind):
         yield message
@@ -245,9 +236,11 @@ def _walk(message: Message, kind: type[AnyMessage]) -> Iterator[AnyMessage]:
                 yield from _walk(item, kind)
 
 
-def _check_domains(proto: onnx.ModelProto) -> None:
+def _check_nodes(proto: onnx.ModelProto) -> None:
     functions = {(function.domain, function.name) for function in proto.functions}
     for node in _walk(proto, onnx.NodeProto):
+        if any(isinstance(text, bytes) for text in (node.name, node.domain, *node.input, *node.output)):
+            raise ModelError("damaged, a name is not text; export the model again")
         if node.domain not in RUNTIME_DOMAINS and (node.domain, node.op_type) not in functions:
             raise ModelError(
                 f"node '{node.name}' is a {node.op_type} of the operator domain '{node.domain}', which"
@@ -289,16 +282,20 @@ def _refuse_nan(weights: dict[str, np.ndarray]) -> None:
 
 
 def _strip(tensor: TensorProto) -> None:
-    for name in (*_DATA_FIELDS, "data_location", "external_data"):
+    for name in ("raw_data", "external_data", "data_location", *_TYPED_FIELDS):
         tensor.ClearField(name)
+
+
+def _needed_bytes(tensor: TensorProto) -> int:
+    return math.prod(tensor.dims) * DTYPES[tensor.data_type].itemsize
 
 
 def _value(tensor: TensorProto, data: _ExternalData) -> np.ndarray:
     """The read-only array that a tensor of a type in DTYPES stands for."""
     dtype, shape = DTYPES[tensor.data_type], tuple(tensor.dims)
-    needed = math.prod(shape) * dtype.itemsize
+    needed = _needed_bytes(tensor)
     if tensor.data_location == TensorProto.EXTERNAL:
-        stored = data.read(tensor, needed)
+        stored = data.read(tensor)
     elif tensor.HasField("raw_data"):
         stored = np.frombuffer(tensor.raw_data, np.uint8)
     else:
@@ -351,10 +348,10 @@ class _ExternalData:
     path: Path | None
     mapped: dict[str, np.ndarray] = field(default_factory=dict)
 
-    def read(self, tensor: TensorProto, needed: int | None = None) -> np.ndarray:
-        """The bytes of an external tensor, mapped: uint8 of shape (length,). `needed` is the length that its
-        shape asks for, for entries that state none."""
-        location = _location(tensor)
+    def read(self, tensor: TensorProto) -> np.ndarray:
+        """The bytes of an external tensor, mapped: uint8 of shape (length,). Where no length is stated
+        it is what the shape needs, for types outside DTYPES the rest of the file."""
+        location = str(_location(tensor))
         label = f"external data '{location}' of tensor '{tensor.name}'"
         if location not in self.mapped:
             self.mapped[location] = self._map(location, label)
@@ -362,11 +359,10 @@ class _ExternalData:
         entries = {entry.key: entry.value for entry in tensor.external_data}
         try:
             offset = int(entries.get("offset", 0))
-            length = int(entries.get("length", file.size - offset if needed is None else needed))
+            needed = _needed_bytes(tensor) if tensor.data_type in DTYPES else file.size - offset
+            length = int(entries.get("length", needed))
         except ValueError:
-            raise ModelError(
-                f"{label} has an offset or length that is not a number; export it again"
-            ) from None
+            raise ModelError(f"{label} has an offset or length that is not a number") from None
         if min(offset, length) < 0 or offset + length > file.size:
             span = f"{length} bytes from {offset}"
             raise ModelError(f"{label} is too short: {file.size} bytes, needs {span}; download it again")
@@ -382,9 +378,7 @@ class _ExternalData:
             file = (self.path.parent / location).resolve()
             absolute = Path(location).is_absolute() or PureWindowsPath(location).drive
             if absolute or not any(file.is_relative_to(folder) for folder in folders):
-                raise ModelError(
-                    f"{label} is outside the model's folder, refused as unsafe; put it beside the model"
-                )
+                raise ModelError(f"{label} is outside the model's folder, refused as unsafe; move it there")
             if not file.is_file():
                 raise ModelError(f"{label} is missing; put the file beside the model")
             return np.memmap(file, np.uint8, "r") if file.stat().st_size else np.empty(0, np.uint8)
@@ -397,12 +391,8 @@ class _ExternalData:
 
 def _external_names(model: Model) -> set[str]:
     """Initializers to write to the data file."""
-    sizes = {
-        tensor.name: model.weights[tensor.name].nbytes
-        if tensor.name in model.weights
-        else len(tensor.raw_data)
-        for tensor in model.proto.graph.initializer
-    }
+    sizes = {tensor.name: len(tensor.raw_data) for tensor in model.proto.graph.initializer}
+    sizes |= {name: array.nbytes for name, array in model.weights.items() if name in sizes}
     outside = {name for name in model.external if sizes.get(name, 0) > 0}
     if model.bytes - sum(sizes[name] for name in outside) > INLINE_LIMIT:
         outside |= {name for name, size in sizes.items() if size >= EXTERNAL_MINIMUM}
@@ -435,7 +425,7 @@ def _check_target(model: Model, path: Path, force: bool, with_data: bool) -> Non
 
 def _write(model: Model, path: Path, outside: set[str]) -> None:
     """Writes the model file and, where weights go outside, its data file."""
-    entries = {}
+    entries: dict[str, dict[str, object]] = {}
     data = _data_path(path)
     if outside:
         with data.open("wb") as file:
@@ -444,20 +434,16 @@ def _write(model: Model, path: Path, outside: set[str]) -> None:
                     file.write(bytes(-file.tell() % ALIGNMENT))
                     offset = file.tell()
                     length = file.write(_stored(model, tensor).data)
-                    entries[tensor.name] = {
-                        "location": data.name,
-                        "offset": str(offset),
-                        "length": str(length),
-                    }
+                    entries[tensor.name] = {"location": data.name, "offset": offset, "length": length}
+    proto = _with_data(model, entries)
     try:
-        path.write_bytes(_with_data(model, entries).SerializeToString())
+        content = proto.SerializeToString()
     except (EncodeError, ValueError):
-        raise ModelError(
-            "the graph without its large weights exceeds 2 GiB, which ONNX does not allow"
-        ) from None
+        raise ModelError("the graph without its large weights exceeds 2 GiB, more than ONNX allows") from None
+    path.write_bytes(content)
 
 
-def _with_data(model: Model, entries: dict[str, dict[str, str]]) -> onnx.ModelProto:
+def _with_data(model: Model, entries: dict[str, dict[str, object]]) -> onnx.ModelProto:
     """The model's proto with every weight inline, except those with entries that say where they are."""
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)
@@ -466,7 +452,7 @@ def _with_data(model: Model, entries: dict[str, dict[str, str]]) -> onnx.ModelPr
             _strip(tensor)
             tensor.data_location = TensorProto.EXTERNAL
             for key, value in entries[tensor.name].items():
-                tensor.external_data.add(key=key, value=value)
+                tensor.external_data.add(key=key, value=str(value))
         elif tensor.name in model.weights:
             tensor.raw_data = _stored(model, tensor).tobytes()
     return proto

@@ -34,7 +34,6 @@ class GroupReport:
     consumers: tuple[str, ...]
     units_before: int
     units_after: int
-    channels_before: int
     parameters: int
     macs: int
     coupled: bool

@@ -1,4 +1,4 @@
-"""onnxruntime sessions: opened without copying large weights, run with errors of one line."""
+"""onnxruntime sessions: opened whatever the size of the weights, run with errors of one line."""
 
 from __future__ import annotations
 
@@ -90,8 +90,8 @@ def _options() -> ort.SessionOptions:
 def open_session(model: Model, provider: str = "cpu", optimise: bool = True) -> ort.InferenceSession:
     """An onnxruntime session of `model` on `provider` ("auto", "cpu" or "cuda").
 
-    Weights of 1 KiB and more are handed over as views, never serialised, so that models over 2 GB and
-    memory-mapped external data open without a copy of the whole. `optimise=False` switches graph
+    Weights of 1 KiB and more are handed over as views instead of being serialised, so that models over 2 GB
+    and memory-mapped external data open; the only copy is onnxruntime's own. `optimise=False` switches graph
     optimisation off. Raises ModelError with onnxruntime's reason where it refuses the model, UsageError
     where the provider is missing.
     """
@@ -109,8 +109,10 @@ def open_session(model: Model, provider: str = "cpu", optimise: bool = True) -> 
             options.add_external_initializers(list(values), list(values.values()))
         session = ort.InferenceSession(proto.SerializeToString(), options, providers=PROVIDERS[provider])
     except Exception as error:
-        raise ModelError(f"{model.path or 'model'}: onnxruntime refuses the model: {reason(error)}") from error
-    session.borrowed_weights = values  # onnxruntime reads these arrays for as long as the session lives
+        raise ModelError(
+            f"{model.path or 'model'}: onnxruntime refuses the model: {reason(error)}"
+        ) from error
+    session.borrowed_weights = values  # onnxruntime may go on reading these
     if provider == "cuda" and "CUDAExecutionProvider" not in session.get_providers():
         raise UsageError(_cuda_missing())
     return session
@@ -141,8 +143,8 @@ def run(
 ) -> list[Any]:
     """One run of the session: values of `outputs` (None: all, in the model's order).
 
-    Tensors come as numpy arrays (bfloat16 as ml_dtypes'), sequences and maps as onnxruntime's lists. Raises
-    ModelError with onnxruntime's reason.
+    Tensors come as numpy arrays (bfloat16 as ml_dtypes'), sequences and maps as onnxruntime gives them.
+    Raises ModelError with onnxruntime's reason.
     """
     options = ort.RunOptions()
     options.log_severity_level = _FATAL_ONLY
@@ -164,10 +166,10 @@ def _to_ort(array: np.ndarray) -> ort.OrtValue:
     return ort.OrtValue.ortvalue_from_numpy(array)
 
 
-def _to_numpy(value: ort.OrtValue) -> np.ndarray:
-    """The tensor as an array; onnxruntime has no numpy type for bfloat16, so that is copied from memory."""
+def _to_numpy(value: ort.OrtValue) -> Any:
+    """A tensor as an array, anything else as it is. bfloat16, unknown to numpy, is copied from memory."""
     if value.data_type() != _BFLOAT16:
-        return value.numpy()
+        return value.numpy() if value.is_tensor() else value
     shape = value.shape()
     stored = (ctypes.c_uint16 * math.prod(shape)).from_address(value.data_ptr())
     return np.array(stored, np.uint16).view(ml_dtypes.bfloat16).reshape(shape)

@@ -246,8 +246,8 @@ def dead_leaves(
     """Images with the statistics of photographs: opaque ellipses and rectangles that cover one another.
 
     Radii follow p(r) ~ r^-3, so that the images look alike at all scales as natural scenes do. Leaves have
-    linear shading, the images some noise, and small ones soft edges; colours correlate by about 0.88 between channels, and whole images
-    differ in colour more than the leaves alone would make them.
+    linear shading, the images some noise, and small images soft edges; colours correlate by about 0.88
+    between channels, and whole images differ in colour more than the leaves alone would make them.
 
     Returns float32 of shape (samples, channels, height, width) in [0, 1]; the same for the same seed.
     Source: Lee, Mumford, Huang, "Occlusion models for natural images", IJCV 41, 2001.

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import time
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -24,6 +25,7 @@ Source = str | Path | onnx.ModelProto | Model
 Data = str | Path | Mapping[str, np.ndarray] | None
 
 CHUNK = 2**20
+BATCH_LIMIT = 16
 LATENCY_SECONDS = 1.5
 LATENCY_PAIRS = (3, 200)
 
@@ -53,12 +55,13 @@ def validate(
     provider = resolve_provider(provider)
     before, model = _open(original, provider)
     try:
-        after, other = _open(compressed, provider)
+        after, _ = _open(compressed, provider)
     except ModelError as error:
         raise ValidationFailed(f"the compressed model does not load: {error}") from error
     _check_interface(before, after)
     evaluation = _evaluation(model, data, samples, seed)
-    comparison = _compare(before, after, evaluation)
+    comparison = _Comparison(evaluation)
+    comparison.run(before, after)
     feed = next(feed_batches(before, evaluation.inputs, limit=1))
     latency_before, latency_after = _latencies(before, after, feed)
     return Validation(
@@ -69,8 +72,8 @@ def validate(
         latency_batch=_rows(feed),
         latency_before_ms=latency_before,
         latency_after_ms=latency_after,
-        accuracy_before=comparison.accuracy(0),
-        accuracy_after=comparison.accuracy(1),
+        accuracy_before=comparison.accuracy("before"),
+        accuracy_after=comparison.accuracy("after"),
     )
 
 
@@ -111,8 +114,8 @@ def _evaluation(model: Model, data: Data, samples: int, seed: int) -> _Evaluatio
     source = "arrays" if isinstance(data, Mapping) else str(data)
     arrays = dict(data) if isinstance(data, Mapping) else _read_npz(Path(data))
     inputs = {spec.name: _input(spec, arrays, source) for spec in specs}
-    counts = {len(inputs[spec.name]) for spec in specs if spec.shape and spec.shape[0] in (None, 1)}
-    if len(counts) > 1:
+    batch = next((spec.shape[0] for spec in specs if spec.shape and spec.shape[0]), None)
+    if len({len(inputs[spec.name]) for spec in specs if spec.shape and spec.shape[0] in (None, batch)}) > 1:
         found = {name: array.shape for name, array in inputs.items()}
         raise UsageError(f"{source}: inputs differ in their number of samples: {found}")
     labels = None
@@ -126,7 +129,9 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as archive:
             return dict(archive)
     except FileNotFoundError as error:
-        raise UsageError(f"{path}: no such file; give an .npz file with arrays named as the inputs") from error
+        raise UsageError(
+            f"{path}: no such file; give an .npz file with arrays named as the inputs"
+        ) from error
     except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
         raise UsageError(
             f"{path}: not a readable .npz file of plain arrays ({type(error).__name__}); write it with "
@@ -136,18 +141,21 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
 
 def _input(spec: InputSpec, arrays: Mapping[str, np.ndarray], source: str) -> np.ndarray:
     if spec.name not in arrays:
-        raise UsageError(f"{source}: no array named {spec.name!r} as the model's input; found {sorted(arrays)}")
+        raise UsageError(
+            f"{source}: no array named {spec.name!r} as the model's input; found {sorted(arrays)}"
+        )
     array = np.asarray(arrays[spec.name])
     where = f"{source}: array {spec.name!r}"
     if not np.can_cast(array.dtype, spec.dtype, "same_kind"):
         raise UsageError(f"{where} is {array.dtype}, the model expects {spec.dtype}; convert it")
     same_rank = array.ndim == len(spec.shape)
     if not same_rank or any(
-        expected not in (None, found)
-        for found, expected in zip(array.shape[1:], spec.shape[1:], strict=True)
+        expected not in (None, found) for found, expected in zip(array.shape[1:], spec.shape[1:], strict=True)
     ):
-        expected_shape = format_shape(("samples", *spec.shape[1:]) if spec.shape else ())
-        raise UsageError(f"{where} has shape {array.shape}, the model expects {expected_shape}")
+        expected_shape = format_shape((None, *spec.shape[1:]) if spec.shape else ())
+        raise UsageError(
+            f"{where} has shape {array.shape}, the model expects {expected_shape}, first axis = samples"
+        )
     if array.size == 0:
         raise UsageError(f"{where} is empty, shape {array.shape}; give at least one sample")
     return array.astype(spec.dtype, copy=False)
@@ -156,7 +164,8 @@ def _input(spec: InputSpec, arrays: Mapping[str, np.ndarray], source: str) -> np
 def _labels(labels: np.ndarray, samples: int, source: str) -> np.ndarray:
     if labels.dtype.kind not in "iu" or labels.shape != (samples,):
         raise UsageError(
-            f"{source}: labels are {labels.dtype} of shape {labels.shape}; expected integers of shape ({samples},)"
+            f"{source}: labels are {labels.dtype} of shape {labels.shape}; "
+            f"expected integers of shape ({samples},)"
         )
     return labels
 
@@ -164,3 +173,168 @@ def _labels(labels: np.ndarray, samples: int, source: str) -> np.ndarray:
 def _rows(arrays: Mapping[str, np.ndarray]) -> int:
     """Samples in a set of inputs: the length of the first that is no scalar."""
     return next((len(array) for array in arrays.values() if array.ndim), 1)
+
+
+# ---- errors
+
+
+@dataclass
+class _Errors:
+    """Running sums over one output, in float64."""
+
+    name: str
+    shape: tuple[int, ...] = ()
+    samples: int = 0
+    elements: int = 0
+    largest: float = 0.0
+    total: float = 0.0
+    signal: float = 0.0
+    power: float = 0.0
+    product: float = 0.0
+    noise: float = 0.0
+    agreeing: int | None = 0
+
+    def add(self, reference: np.ndarray, found: np.ndarray, samples: int) -> None:
+        """One more slice, both of the same shape. Raises ValidationFailed where `found` is not finite."""
+        self.samples += samples
+        follows = reference.ndim > 0 and len(reference) == samples
+        self.shape = (self.samples, *reference.shape[1:]) if follows else reference.shape
+        for start in range(0, reference.size, CHUNK):
+            old, new = (
+                value.reshape(-1)[start : start + CHUNK].astype(np.float64) for value in (reference, found)
+            )
+            finite = np.isfinite(old)
+            broken = int(np.count_nonzero(finite & ~np.isfinite(new)))
+            if broken:
+                raise ValidationFailed(
+                    f"output {self.name!r} of the compressed model is not finite at {broken} of "
+                    f"{len(old)} elements where the original is"
+                )
+            self._sum(old[finite], new[finite])
+        if self.agreeing is not None:
+            alike = _top1(reference) == _top1(found) if _is_classes(reference, samples) else None
+            self.agreeing = None if alike is None else self.agreeing + int(alike.sum())
+
+    def _sum(self, old: np.ndarray, new: np.ndarray) -> None:
+        error = np.abs(old - new)
+        self.elements += error.size
+        self.largest = max(self.largest, float(error.max(initial=0)))
+        self.total += float(error.sum())
+        self.noise += float(error @ error)
+        self.signal += float(old @ old)
+        self.power += float(new @ new)
+        self.product += float(old @ new)
+
+    def result(self) -> OutputComparison:
+        ratio = self.signal / self.noise if self.noise else math.inf
+        norms = math.sqrt(self.signal) * math.sqrt(self.power)
+        return OutputComparison(
+            name=self.name,
+            shape=self.shape,
+            max_error=self.largest,
+            mean_error=self.total / max(self.elements, 1),
+            sqnr_db=10 * math.log10(ratio) if ratio else -math.inf,
+            cosine=min(self.product / norms, 1.0) if norms else float(self.signal == self.power),
+            top1_agreement=None if self.agreeing is None else self.agreeing / self.samples,
+        )
+
+
+def _top1(values: np.ndarray) -> np.ndarray:
+    return np.argmax(values.astype(np.float32), axis=1)
+
+
+def _is_numeric(value: object) -> bool:
+    return isinstance(value, np.ndarray) and (value.dtype.kind in "biuf" or value.dtype == ml_dtypes.bfloat16)
+
+
+def _is_classes(value: np.ndarray, samples: int) -> bool:
+    floating = value.dtype.kind == "f" or value.dtype == ml_dtypes.bfloat16
+    return floating and value.ndim == 2 and len(value) == samples and value.shape[1] >= 2
+
+
+class _Comparison:
+    """Both models over all samples, slice by slice; `outputs` holds the errors of every numeric output."""
+
+    def __init__(self, evaluation: _Evaluation) -> None:
+        self.evaluation = evaluation
+        self.outputs: dict[str, _Errors] = {}
+        self.samples = 0
+        self.correct: dict[str, int] = {}
+
+    def run(self, before: ort.InferenceSession, after: ort.InferenceSession) -> None:
+        names = [value.name for value in before.get_outputs()]
+        for feed in feed_batches(before, self.evaluation.inputs, _batch_limit(before, self.evaluation)):
+            old = dict(zip(names, run(before, feed, names), strict=True))
+            try:
+                new = dict(zip(names, run(after, feed, names), strict=True))
+            except ModelError as error:
+                raise ValidationFailed(f"the compressed model does not run: {error}") from error
+            self._add(old, new, _rows(feed))
+
+    def _add(self, old: dict[str, Any], new: dict[str, Any], rows: int) -> None:
+        numeric = [name for name, value in old.items() if _is_numeric(value)]
+        for name in numeric:
+            if old[name].shape != new[name].shape:
+                raise ValidationFailed(
+                    f"output {name!r} of the compressed model has shape {new[name].shape}, "
+                    f"the original's {old[name].shape}"
+                )
+            self.outputs.setdefault(name, _Errors(name)).add(old[name], new[name], rows)
+        classes = next((name for name in numeric if _is_classes(old[name], rows)), None)
+        if classes is not None and self.evaluation.labels is not None:
+            labels = self.evaluation.labels[self.samples : self.samples + rows]
+            _check_labels(labels, classes, old[classes].shape[1])
+            for side, values in (("before", old), ("after", new)):
+                hits = int((_top1(values[classes]) == labels).sum())
+                self.correct[side] = self.correct.get(side, 0) + hits
+        self.samples += rows
+
+    def accuracy(self, side: str) -> float | None:
+        """Top-1 accuracy in [0, 1] of the model "before" or "after"; None without labels or classes."""
+        return self.correct[side] / self.samples if side in self.correct else None
+
+
+def _check_labels(labels: np.ndarray, output: str, classes: int) -> None:
+    outside = labels[(labels < 0) | (labels >= classes)]
+    if outside.size:
+        raise UsageError(
+            f"label {outside[0]} is outside the {classes} classes of output {output!r}; "
+            f"labels must lie in 0 to {classes - 1}"
+        )
+
+
+def _batch_limit(session: ort.InferenceSession, evaluation: _Evaluation) -> int:
+    """BATCH_LIMIT, or 1 for a model that declares a dynamic batch but only runs single samples.
+
+    Raises ModelError where the model runs neither.
+    """
+    for limit in (BATCH_LIMIT, 1):
+        try:
+            run(session, next(feed_batches(session, evaluation.inputs, limit)))
+            return limit
+        except ModelError as error:
+            failure = error
+    raise ModelError(f"the original model fails on inputs ({evaluation.source}): {failure}")
+
+
+# ---- speed
+
+
+def _latencies(
+    before: ort.InferenceSession, after: ort.InferenceSession, feed: dict[str, np.ndarray]
+) -> tuple[float, float]:
+    """Median milliseconds of one run of each, taken in turns after one warm-up run of each."""
+    pairs: list[tuple[float, float]] = []
+    _seconds(before, feed), _seconds(after, feed)
+    least, most = LATENCY_PAIRS
+    end = time.perf_counter() + LATENCY_SECONDS
+    while len(pairs) < least or (len(pairs) < most and time.perf_counter() < end):
+        pairs.append((_seconds(before, feed), _seconds(after, feed)))
+    medians = 1000 * np.median(pairs, axis=0)
+    return float(medians[0]), float(medians[1])
+
+
+def _seconds(session: ort.InferenceSession, feed: dict[str, np.ndarray]) -> float:
+    start = time.perf_counter()
+    run(session, feed)
+    return time.perf_counter() - start

@@ -1,0 +1,108 @@
+"""Carry restorations out: change every consumer's weight so that kept channels stand in for removed ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .groups import Analysis, WeightAxis
+from .layers import LayerReader, ProducerLayer
+from .model_file import Model
+from .plan import Choice, Plan
+from .restoration import RESTORERS, Strength, residual_error
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one group. `restored`: the method applied to at least one consumer, or None; `note`: why a consumer was
+    left as it was; `error`: `residual_error`, None where nothing was restored."""
+
+    restored: str | None = None
+    note: str | None = None
+    error: float | None = None
+
+
+def compensate(analysis: Analysis, plan: Plan, method: str, strength: Strength) -> tuple[Model, tuple[Outcome, ...]]:
+    """The model, channels still complete, with consumers restored by `method`, and every group's outcome.
+
+    All decisions rest on the original weights; consumers of several groups are changed by each in turn.
+    """
+    model = analysis.model.copy()
+    reader = LayerReader(analysis.model)
+    outcomes = []
+    for choice in plan.choices:
+        if method == "none" or not choice.removed.any():
+            outcomes.append(Outcome())
+        else:
+            outcomes.append(_restore_group(analysis, model, reader, choice, method, strength))
+    return model, tuple(outcomes)
+
+
+def _restore_group(
+    analysis: Analysis, model: Model, reader: LayerReader, choice: Choice, method: str, strength: Strength
+) -> Outcome:
+    group = choice.group
+    layer = reader.read(group, group.producers[0])
+    reason = _no_layer(analysis, choice, layer)
+    if reason is not None or layer is None:
+        return Outcome(note=reason)
+    channel_of = np.argsort(layer.axis.units)
+    removed, kept = channel_of[choice.removed], channel_of[~choice.removed]
+    mixing = RESTORERS[method](layer, kept, removed, strength)
+    notes = []
+    restored = False
+    for consumer in group.consumers:
+        why = _no_consumer(consumer)
+        if why is None:
+            mix_into(model, consumer, choice.removed, mixing)
+            restored = True
+        else:
+            notes.append(why)
+    error = residual_error(layer, kept, removed, mixing) if restored else None
+    return Outcome(method if restored else None, "; ".join(notes) or None, error)
+
+
+def _no_layer(analysis: Analysis, choice: Choice, layer: ProducerLayer | None) -> str | None:
+    """Why a group's removed units cannot be expressed by kept ones from weights alone; None where they can."""
+    group = choice.group
+    if len(group.producers) > 1:
+        return "several producers make these channels"
+    if layer is None:
+        return f"the weight of {group.producers[0].name!r} is computed or shared"
+    if len(layer.filters) != group.units or len(np.unique(layer.axis.units)) != group.units or layer.axis.units.min() < 0:
+        return "a unit has several filters"
+    if not group.consumers:
+        return "no weight consumes these channels"
+    consumed = {consumer.weight for consumer in group.consumers}
+    labelled = analysis.labelling.axes
+    for name in analysis.model.weights:
+        if name in layer.constants or name in consumed:
+            continue
+        for labels in labelled.get(name, []):
+            if labels is not None and np.isin(analysis.classes.class_of[labels], group.classes).any():
+                return f"constant {name!r} acts on single channels between producer and consumer"
+    return None
+
+
+def _no_consumer(consumer: WeightAxis) -> str | None:
+    if consumer.weight is None:
+        return f"the weight of {consumer.name!r} is computed or shared"
+    if consumer.groups > 1:
+        return f"{consumer.op} {consumer.name!r} is grouped"
+    return None
+
+
+def mix_into(model: Model, consumer: WeightAxis, removed: np.ndarray, mixing: np.ndarray) -> None:
+    """Add to the weight of each kept channel its share of the removed ones: V_k += sum_j S_jk V_j.
+
+    `removed`: bool (units,); `mixing`: S, float64 (removed units, kept units). Where a unit has several channels (Flatten: one
+    filter becomes height x width features), its n-th channel leaves its information to the n-th of the others.
+    """
+    assert consumer.weight is not None
+    value = model.weights[consumer.weight]
+    matrix = np.moveaxis(value, consumer.axis, 0).astype(np.float64)
+    own = np.flatnonzero(consumer.units >= 0)
+    position = own[np.argsort(consumer.units[own], kind="stable")].reshape(len(removed), -1)
+    lost = matrix[position[removed]]
+    matrix[position[~removed]] += np.tensordot(mixing, lost, axes=(0, 0))
+    model.replace(consumer.weight, np.ascontiguousarray(np.moveaxis(matrix, 0, consumer.axis).astype(value.dtype)))

@@ -1,0 +1,105 @@
+"""Choose what goes: how many units of every group, and which."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+from .criteria import importance
+from .errors import UsageError
+from .groups import Analysis, ChannelGroup
+from .layers import LayerReader
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Options of the choice. `ratio` in [0, 1): share of units to remove; `scope`: "chains" or "all"; `round_to`: keep a multiple of
+    this many units; `include`, `exclude`: regular expressions searched in producers' node names."""
+
+    ratio: float
+    criterion: str = "l2"
+    scope: str = "chains"
+    round_to: int = 1
+    include: str | None = None
+    exclude: str | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One group's fate. `removed`: bool of shape (units,); `reason`: why nothing may be removed, or None."""
+
+    group: ChannelGroup
+    removed: np.ndarray
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All groups' choices, and `kept`: bool of shape (classes,), the label classes that stay."""
+
+    choices: tuple[Choice, ...]
+    kept: np.ndarray
+
+    @property
+    def removes_nothing(self) -> bool:
+        """Whether every channel stays."""
+        return bool(self.kept.all())
+
+
+def choose(analysis: Analysis, selection: Selection) -> Plan:
+    """Rank every group's units by the criterion and remove the least important ones.
+
+    Raises UsageError for a regular expression that does not compile and where the criterion does not apply.
+    """
+    reader = LayerReader(analysis.model)
+    rng = np.random.default_rng(selection.seed)
+    include, exclude = _pattern("include", selection.include), _pattern("exclude", selection.exclude)
+    kept = np.ones(analysis.classes.count, bool)
+    choices = []
+    for group in analysis.groups:
+        removed = np.zeros(group.units, bool)
+        reason = _left_alone(group, selection, include, exclude)
+        if reason is None:
+            scores = importance(group, reader, selection.criterion, rng)
+            scores[~group.free] = np.inf
+            count = units_kept(group.units, selection.ratio, selection.round_to)
+            removed[np.argsort(scores, kind="stable")[: group.units - count]] = True
+            removed &= group.free
+        kept[group.classes[removed]] = False
+        choices.append(Choice(group, removed, reason))
+    return Plan(tuple(choices), kept)
+
+
+def units_kept(units: int, ratio: float, round_to: int = 1) -> int:
+    """How many of `units` stay: floor(units (1 - ratio) + 1e-6), rounded up to a multiple of `round_to`, at least 1.
+
+    >>> units_kept(10, 0.3), units_kept(20, 0.3, round_to=8), units_kept(6, 0.3, round_to=8)
+    (7, 16, 6)
+    """
+    kept = max(1, int(np.floor(units * (1 - ratio) + 1e-6)))
+    return min(units, -(-kept // round_to) * round_to)
+
+
+def _pattern(option: str, text: str | None) -> re.Pattern[str] | None:
+    try:
+        return None if text is None else re.compile(text)
+    except re.error as error:
+        raise UsageError(f"--{option} {text!r} is not a regular expression: {error}") from error
+
+
+def _left_alone(
+    group: ChannelGroup, selection: Selection, include: re.Pattern[str] | None, exclude: re.Pattern[str] | None
+) -> str | None:
+    names = [producer.name for producer in group.producers]
+    if group.frozen_reason is not None:
+        return group.frozen_reason
+    if group.coupled and selection.scope == "chains":
+        return "coupled with other producers or branches; --scope all removes such units"
+    if include is not None and not any(include.search(name) for name in names):
+        return "not matched by --include"
+    if exclude is not None and any(exclude.search(name) for name in names):
+        return "matched by --exclude"
+    return None
