@@ -1,1 +1,37 @@
-"""lbyl-onnx: training-free structured compression of ONNX models."""
+"""lbyl-onnx: training-free structured compression of ONNX models.
+
+>>> import lbyl_onnx
+>>> result = lbyl_onnx.compress("model.onnx", ratio=0.4)   # doctest: +SKIP
+>>> lbyl_onnx.save(result.compressed, "smaller.onnx")      # doctest: +SKIP
+"""
+
+from .compression import CompressionResult, compress, inspect
+from .errors import LbylError, ModelError, NothingToRemove, UsageError, ValidationFailed
+from .model_file import Model
+from .model_file import load_model as load
+from .model_file import save_model as save
+from .report import FileReport, GroupReport, Inspection, OutputComparison, Report, Validation
+from .validation import validate
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CompressionResult",
+    "FileReport",
+    "GroupReport",
+    "Inspection",
+    "LbylError",
+    "Model",
+    "ModelError",
+    "NothingToRemove",
+    "OutputComparison",
+    "Report",
+    "UsageError",
+    "Validation",
+    "ValidationFailed",
+    "compress",
+    "inspect",
+    "load",
+    "save",
+    "validate",
+]

@@ -19,6 +19,7 @@ from .probe import probe
 from .report import FileReport, GroupReport, Inspection, Report, Validation
 from .restoration import METHODS, Strength
 from .runtime import resolve_provider
+from .sharing import reshare, unshare
 from .surgery import cut
 from .validation import validate
 
@@ -81,12 +82,14 @@ def compress(
     _check_options(selection, restore, strength)
     resolve_provider(provider)
     source = model if isinstance(model, Model) else load_model(model)
-    analysis = analyse(source, probe(source))
+    working, origins = unshare(source)
+    analysis = analyse(working, probe(working))
     plan = choose(analysis, selection)
     if plan.removes_nothing:
         raise NothingToRemove(_why_nothing(source, plan, selection))
     restored, outcomes = compensate(analysis, plan, restore, strength)
     compressed = cut(analysis, plan.kept, restored)
+    reshare(compressed, origins)
     _check_finite(source, compressed)
     checked = _validated(source, compressed, provider, seed) if validation else None
     warnings = _warnings(checked, round_to)
@@ -108,7 +111,8 @@ def inspect(model: str | Path | onnx.ModelProto | Model) -> Inspection:
     Raises ModelError where the model is invalid or onnxruntime refuses it.
     """
     source = model if isinstance(model, Model) else load_model(model)
-    analysis = analyse(source, probe(source))
+    working, _ = unshare(source)
+    analysis = analyse(working, probe(working))
     kept = np.ones(analysis.classes.count, bool)
     groups = tuple(_group_report(group, group.units, group.frozen_reason, Outcome()) for group in analysis.groups)
     return Inspection(file_report(analysis, kept, source), groups)

@@ -5,7 +5,6 @@ External data is mapped, not read, and written tensor by tensor: memory does not
 
 from __future__ import annotations
 
-import math
 import os
 import tempfile
 from collections import Counter
@@ -14,13 +13,21 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError, EncodeError, Message
 from onnx import TensorProto
 
 from lbyl_onnx.errors import ModelError, UsageError
+from lbyl_onnx.tensors import (
+    DATA_TYPES,
+    DTYPES,
+    ExternalData,
+    constant_value,
+    location_of,
+    strip_data,
+    tensor_value,
+)
 
 INLINE_LIMIT = 2**31 - 2**20
 """Bytes that one model file may hold: protobuf's 2 GiB, less room for framing."""
@@ -28,33 +35,6 @@ EXTERNAL_MINIMUM = 1024
 """Bytes from which a weight moves to the data file of a model that exceeds INLINE_LIMIT."""
 ALIGNMENT = 4096
 NAN_CHUNK = 2**22
-
-DTYPES: dict[int, np.dtype] = {
-    TensorProto.FLOAT: np.dtype(np.float32),
-    TensorProto.DOUBLE: np.dtype(np.float64),
-    TensorProto.FLOAT16: np.dtype(np.float16),
-    TensorProto.BFLOAT16: np.dtype(ml_dtypes.bfloat16),
-    TensorProto.FLOAT8E4M3FN: np.dtype(ml_dtypes.float8_e4m3fn),
-    TensorProto.FLOAT8E4M3FNUZ: np.dtype(ml_dtypes.float8_e4m3fnuz),
-    TensorProto.FLOAT8E5M2: np.dtype(ml_dtypes.float8_e5m2),
-    TensorProto.FLOAT8E5M2FNUZ: np.dtype(ml_dtypes.float8_e5m2fnuz),
-    TensorProto.INT8: np.dtype(np.int8),
-    TensorProto.INT16: np.dtype(np.int16),
-    TensorProto.INT32: np.dtype(np.int32),
-    TensorProto.INT64: np.dtype(np.int64),
-    TensorProto.UINT8: np.dtype(np.uint8),
-    TensorProto.UINT16: np.dtype(np.uint16),
-    TensorProto.UINT32: np.dtype(np.uint32),
-    TensorProto.UINT64: np.dtype(np.uint64),
-    TensorProto.BOOL: np.dtype(np.bool_),
-    TensorProto.COMPLEX64: np.dtype(np.complex64),
-    TensorProto.COMPLEX128: np.dtype(np.complex128),
-}
-"""ONNX element types whose elements are whole bytes. Initializers of any other type (int4, string, ...) keep
-their data in the graph and are no weights."""
-_DATA_TYPES = {dtype: data_type for data_type, dtype in DTYPES.items()}
-
-_TYPED_FIELDS = [f"{kind}_data" for kind in ("float", "double", "int32", "int64", "uint64", "string")]
 
 RUNTIME_DOMAINS = (
     *("", "ai.onnx", "ai.onnx.ml", "ai.onnx.training", "ai.onnx.preview", "ai.onnx.preview.training"),
@@ -109,14 +89,35 @@ class Model:
             attribute.t.raw_data = np.ascontiguousarray(array).tobytes()
             tensor = attribute.t
         else:
-            _strip(tensor)
-        tensor.data_type = _DATA_TYPES[array.dtype]
+            strip_data(tensor)
+        tensor.data_type = DATA_TYPES[array.dtype]
         tensor.dims[:] = array.shape
         declared = onnx.helper.make_tensor_type_proto(tensor.data_type, array.shape)
         for info in (*graph.input, *graph.value_info):
             if info.name == name:
                 info.type.CopyFrom(declared)
         self.weights[name] = array
+
+    def add(self, name: str, array: np.ndarray) -> None:
+        """Adds an initializer, which before IR version 4 is declared as an input too."""
+        graph = self.proto.graph
+        graph.initializer.add(name=name, data_type=DATA_TYPES[array.dtype], dims=array.shape)
+        if self.proto.ir_version < 4:
+            graph.input.append(
+                onnx.helper.make_tensor_value_info(name, DATA_TYPES[array.dtype], array.shape)
+            )
+        self.weights[name] = array
+
+    def remove(self, names: set[str]) -> None:
+        """Removes initializers and what declares them."""
+        graph = self.proto.graph
+        for items in (graph.initializer, graph.input, graph.value_info):
+            kept = [item for item in items if item.name not in names]
+            if len(kept) < len(items):
+                del items[:]
+                items.extend(kept)
+        for name in names:
+            self.weights.pop(name, None)
 
     def to_proto(self) -> onnx.ModelProto:
         """The complete model, every weight inline as raw data. Over 2 GiB protobuf won't serialize it."""
@@ -200,25 +201,25 @@ def _separate(proto: onnx.ModelProto, path: Path | None) -> Model:
     if twice := [name for name, count in names.items() if count > 1]:
         raise ModelError(f"initializer '{twice[0]}' is defined more than once; names must be unique")
 
-    data = _ExternalData(path)
+    data = ExternalData(path)
     external, weights = {}, {}
     for tensor in proto.graph.initializer:
         if tensor.data_location == TensorProto.EXTERNAL:
-            external[tensor.name] = _location(tensor)
+            external[tensor.name] = location_of(tensor)
         if tensor.data_type in DTYPES:
-            weights[tensor.name] = _value(tensor, data)
-            _strip(tensor)
+            weights[tensor.name] = tensor_value(tensor, data)
+            strip_data(tensor)
     for tensor in _walk(proto, TensorProto):
         if tensor.data_location == TensorProto.EXTERNAL:
             stored = data.read(tensor).tobytes()
-            _strip(tensor)
+            strip_data(tensor)
             tensor.raw_data = stored
 
     skeleton = onnx.ModelProto()  # protobuf frees the memory of the data only with the message that held it
     skeleton.CopyFrom(proto)
     _check_structure(_without_weights(skeleton, weights))
     for node in skeleton.graph.node:
-        if node.op_type == "Constant" and (value := _constant(node)) is not None:
+        if node.op_type == "Constant" and (value := constant_value(node)) is not None:
             weights[node.output[0]] = value
     _refuse_nan(weights)
     return Model(skeleton, weights, external, path)
@@ -276,114 +277,6 @@ def _refuse_nan(weights: dict[str, np.ndarray]) -> None:
         for start in range(0, flat.size, NAN_CHUNK):
             if np.isnan(flat[start : start + NAN_CHUNK]).any():
                 raise ModelError(f"initializer '{name}' contains NaN; train or export the model again")
-
-
-# ---- tensors
-
-
-def _strip(tensor: TensorProto) -> None:
-    for name in ("raw_data", "external_data", "data_location", *_TYPED_FIELDS):
-        tensor.ClearField(name)
-
-
-def _needed_bytes(tensor: TensorProto) -> int:
-    return math.prod(tensor.dims) * DTYPES[tensor.data_type].itemsize
-
-
-def _value(tensor: TensorProto, data: _ExternalData) -> np.ndarray:
-    """The read-only array that a tensor of a type in DTYPES stands for."""
-    dtype, shape = DTYPES[tensor.data_type], tuple(tensor.dims)
-    needed = _needed_bytes(tensor)
-    if tensor.data_location == TensorProto.EXTERNAL:
-        stored = data.read(tensor)
-    elif tensor.HasField("raw_data"):
-        stored = np.frombuffer(tensor.raw_data, np.uint8)
-    else:
-        stored = _typed_bytes(tensor)
-    if min(shape, default=0) < 0 or stored.nbytes != needed:
-        raise ModelError(
-            f"initializer '{tensor.name}' holds {stored.nbytes} bytes, its shape {list(shape)} of {dtype}"
-            f" needs {needed}; the file is damaged, export the model again"
-        )
-    value = stored.view(dtype).reshape(shape)
-    value.flags.writeable = False
-    return value
-
-
-def _typed_bytes(tensor: TensorProto) -> np.ndarray:
-    """Bytes of a tensor that is stored in the typed field of its element type, not as raw data."""
-    dtype = DTYPES[tensor.data_type]
-    if dtype in (np.float32, np.complex64):
-        values = np.array(tensor.float_data, np.float32)
-    elif dtype in (np.float64, np.complex128):
-        values = np.array(tensor.double_data, np.float64)
-    elif dtype == np.int64:
-        values = np.array(tensor.int64_data, np.int64)
-    elif dtype in (np.uint32, np.uint64):
-        values = np.array(tensor.uint64_data, np.uint64).astype(dtype)
-    else:
-        values = np.array(tensor.int32_data, np.int32).astype(f"u{dtype.itemsize}")
-    return values.view(np.uint8)
-
-
-def _constant(node: onnx.NodeProto) -> np.ndarray | None:
-    """Value of a Constant node, None where it is text, sparse or of a type outside DTYPES."""
-    for attribute in node.attribute:
-        if attribute.name == "value" and attribute.t.data_type in DTYPES:
-            return _value(attribute.t, _ExternalData(None))
-        if attribute.name in ("value_float", "value_floats", "value_int", "value_ints"):
-            dtype = np.float32 if "float" in attribute.name else np.int64
-            return np.array(onnx.helper.get_attribute_value(attribute), dtype)
-    return None
-
-
-def _location(tensor: TensorProto) -> str:
-    return next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
-
-
-@dataclass
-class _ExternalData:
-    """The data files of the model at `path`, each mapped once."""
-
-    path: Path | None
-    mapped: dict[str, np.ndarray] = field(default_factory=dict)
-
-    def read(self, tensor: TensorProto) -> np.ndarray:
-        """The bytes of an external tensor, mapped: uint8 of shape (length,). Where no length is stated
-        it is what the shape needs, for types outside DTYPES the rest of the file."""
-        location = str(_location(tensor))
-        label = f"external data '{location}' of tensor '{tensor.name}'"
-        if location not in self.mapped:
-            self.mapped[location] = self._map(location, label)
-        file = self.mapped[location]
-        entries = {entry.key: entry.value for entry in tensor.external_data}
-        try:
-            offset = int(entries.get("offset", 0))
-            needed = _needed_bytes(tensor) if tensor.data_type in DTYPES else file.size - offset
-            length = int(entries.get("length", needed))
-        except ValueError:
-            raise ModelError(f"{label} has an offset or length that is not a number") from None
-        if min(offset, length) < 0 or offset + length > file.size:
-            span = f"{length} bytes from {offset}"
-            raise ModelError(f"{label} is too short: {file.size} bytes, needs {span}; download it again")
-        return file[offset : offset + length]
-
-    def _map(self, location: str, label: str) -> np.ndarray:
-        """The whole file. Links resolved it must lie in the model's folder or, where the model is a link, in
-        the folder of the file behind it (a download cache links both)."""
-        if self.path is None:
-            raise ModelError(f"{label} cannot be found for a model in memory; give the model's path instead")
-        folders = (self.path.parent.resolve(), self.path.resolve().parent)
-        try:
-            file = (self.path.parent / location).resolve()
-            absolute = Path(location).is_absolute() or PureWindowsPath(location).drive
-            if absolute or not any(file.is_relative_to(folder) for folder in folders):
-                raise ModelError(f"{label} is outside the model's folder, refused as unsafe; move it there")
-            if not file.is_file():
-                raise ModelError(f"{label} is missing; put the file beside the model")
-            return np.memmap(file, np.uint8, "r") if file.stat().st_size else np.empty(0, np.uint8)
-        except (OSError, ValueError, RuntimeError) as error:
-            raise ModelError(f"{label} cannot be read ({error}); put the file beside the model") from None
 
 
 # ---- writing
@@ -449,7 +342,7 @@ def _with_data(model: Model, entries: dict[str, dict[str, object]]) -> onnx.Mode
     proto.CopyFrom(model.proto)
     for tensor in proto.graph.initializer:
         if tensor.name in entries:
-            _strip(tensor)
+            strip_data(tensor)
             tensor.data_location = TensorProto.EXTERNAL
             for key, value in entries[tensor.name].items():
                 tensor.external_data.add(key=key, value=str(value))

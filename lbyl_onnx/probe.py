@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 
 from .errors import ModelError
 from .model_file import Model
-from .runtime import open_session, run
+from .runtime import feed_batches, open_session, run
 from .synthetic import concrete_shapes, input_specs, synthetic_inputs
 
 MAX_VALUE_SIZE = 4096
@@ -105,11 +106,11 @@ def _instrumented(model: Model, observed: _Observed) -> Model:
 
 
 def _run_at(
-    model: Model, session: object, observed: _Observed, shapes: dict[str, tuple[int, ...]]
+    model: Model, session: ort.InferenceSession, observed: _Observed, shapes: dict[str, tuple[int, ...]]
 ) -> dict[str, tuple[tuple[int, ...], np.ndarray | None]]:
     samples = max((shape[0] for shape in shapes.values() if shape), default=1)
     inputs = synthetic_inputs(model, samples, seed=0, shapes=shapes)
-    results = run(session, inputs)  # type: ignore[arg-type]
+    results = run(session, next(feed_batches(session, inputs)))
     shape_of = [tuple(int(size) for size in result) for result in results[: len(observed.tensors)]]
     values = dict(zip(observed.values, results[len(observed.tensors) :], strict=True))
     facts = {name: (shape, values.get(name)) for name, shape in zip(observed.tensors, shape_of, strict=True)}

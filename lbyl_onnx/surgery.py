@@ -11,11 +11,10 @@ Names of nodes, inputs and outputs, types, dynamic axes, opset and metadata stay
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from .edits import Renumber, SetSizes
 from .groups import Analysis
@@ -134,11 +133,7 @@ class _Surgery:
 
     def _new_constant(self, base: str, value: np.ndarray) -> str:
         name = self._new_name(base)
-        array = np.ascontiguousarray(value)
-        tensor = numpy_helper.from_array(array, name)
-        tensor.ClearField("raw_data")
-        self._graph.initializer.append(tensor)
-        self.model.weights[name] = array
+        self.model.add(name, np.array(value))
         return name
 
     def _new_name(self, base: str) -> str:
@@ -163,21 +158,12 @@ class _Surgery:
                 for node in self._graph.node
                 if not (set(node.output) <= gone and any(name in newly for name in node.output))
             ]
-            stored = [tensor for tensor in self._graph.initializer if tensor.name not in newly]
-            if len(alive) == len(self._graph.node) and len(stored) == len(self._graph.initializer):
+            stored = {tensor.name for tensor in self._graph.initializer} & newly
+            if len(alive) == len(self._graph.node) and not stored:
                 return
-            self._keep_only(self._graph.node, alive)
-            self._keep_only(self._graph.initializer, stored)
-            for field in (self._graph.input, self._graph.value_info):
-                self._keep_only(field, [info for info in field if info.name not in newly])
-            for name in newly:
-                self.model.weights.pop(name, None)
-
-    @staticmethod
-    def _keep_only(field: Any, items: list[Any]) -> None:
-        if len(items) < len(field):
-            del field[:]
-            field.extend(items)
+            del self._graph.node[:]
+            self._graph.node.extend(alive)
+            self.model.remove(newly)
 
 
 def _reads(node: onnx.NodeProto) -> list[str]:

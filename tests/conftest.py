@@ -1,0 +1,26 @@
+"""Fixtures for all tests: where the shared models, data and skeletons lie, or a clean skip."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared"
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+
+def shared(*parts: str) -> Path:
+    """A path below the shared folder; skips the test where it is missing."""
+    path = SHARED.joinpath(*parts)
+    if not path.exists():
+        pytest.skip(f"needs {'/'.join(parts)} of the shared measuring material, which is not here")
+    return path
+
+
+def shared_files(*parts: str) -> list[Path]:
+    """Model files of a shared folder, for parametrising; empty where the folder is missing."""
+    return sorted(SHARED.joinpath(*parts).glob("*.onnx"))
