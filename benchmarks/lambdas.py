@@ -17,8 +17,8 @@ from lbyl_onnx.model_file import Model
 from lbyl_onnx.runtime import open_session, run_batches
 
 MODELS = ("resnet20_cifar10", "resnet20_cifar10_folded", "resnet56_cifar10", "resnet56_cifar10_folded")
-LAMBDA1 = (0.0, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-LAMBDA2 = (1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
+LAMBDA1 = (0.0, 1.0, 10.0, 100.0)
+LAMBDA2 = (1e-3, 1e-2, 1e-1, 1.0)
 
 
 def accuracy(model: Model, pixels: np.ndarray, labels: np.ndarray) -> float:

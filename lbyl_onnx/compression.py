@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,8 +24,8 @@ from .sharing import reshare, unshare
 from .surgery import cut
 from .validation import validate
 
-DEFAULT_LAMBDA1 = 1e-4
-DEFAULT_LAMBDA2 = 1e-2
+DEFAULT_LAMBDA1 = 100.0
+DEFAULT_LAMBDA2 = 1e-3
 SUGGESTED_ROUNDING = 8
 
 
@@ -56,6 +57,7 @@ def compress(
     seed: int = 0,
     provider: str = "auto",
     validation: bool = True,
+    progress: Callable[[str], None] | None = None,
 ) -> CompressionResult:
     """Remove a share of every channel group's units and make up for them in the consumers' weights.
 
@@ -71,28 +73,35 @@ def compress(
         seed: of the random criterion and of synthetic inputs.
         provider: onnxruntime's, "auto", "cpu" or "cuda".
         validation: run both models and compare.
+        progress: called with a word for each stage as it begins.
 
     Raises:
         UsageError: an option is out of range. ModelError: the model is invalid or onnxruntime refuses it.
         NothingToRemove: no unit can go. ValidationFailed: the result does not do its job.
     """
     started = time.perf_counter()
+    tell = progress or (lambda stage: None)
     selection = Selection(ratio, criterion, scope, round_to, include, exclude, seed)
     strength = Strength(lambda1, lambda2)
     _check_options(selection, restore, strength)
     resolve_provider(provider)
+    tell("loading")
     source = model if isinstance(model, Model) else load_model(model)
+    tell("analysing")
     working, origins = unshare(source)
     analysis = analyse(working, probe(working))
+    tell("choosing")
     plan = choose(analysis, selection)
     if plan.removes_nothing:
         raise NothingToRemove(_why_nothing(source, plan, selection))
+    tell("restoring")
     restored, outcomes = compensate(analysis, plan, restore, strength)
+    tell("cutting")
     compressed = cut(analysis, plan.kept, restored)
     reshare(compressed, origins)
     _check_finite(source, compressed)
+    tell("validating")
     checked = _validated(source, compressed, provider, seed) if validation else None
-    warnings = _warnings(checked, round_to)
     report = Report(
         input=file_report(analysis, np.ones_like(plan.kept), source),
         output=file_report(analysis, plan.kept, compressed),
@@ -100,7 +109,7 @@ def compress(
         groups=group_reports(plan, outcomes),
         validation=checked,
         seconds=time.perf_counter() - started,
-        warnings=warnings,
+        warnings=_warnings(checked, round_to),
     )
     return CompressionResult(compressed, report)
 

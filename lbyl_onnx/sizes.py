@@ -69,8 +69,11 @@ class Sizes:
             self._follow(site)
 
     def guard(self, site: Site) -> None:
-        """Pin every size with an origin that this node, which works on activations, reads."""
-        for slot in site.slots:
+        """Pin every size with an origin that this node, which works on activations, reads.
+
+        ConstantOfShape is left alone: its output takes the labels that it counts, or they are frozen (`exact_axes`).
+        """
+        for slot in site.slots if site.op != "ConstantOfShape" else []:
             codes = self._codes.get(site.node.inputs[slot].name)
             if codes is None or not codes.any():
                 continue
@@ -100,7 +103,8 @@ class Sizes:
         return axes
 
     def _touched(self, node: gs.Node) -> bool:
-        return any(tensor.name in self._codes and self._codes[tensor.name].any() for tensor in node.inputs)
+        sources = node.inputs[:1] if node.op in _MOVES - {"Concat"} else node.inputs
+        return any(tensor.name in self._codes and self._codes[tensor.name].any() for tensor in sources)
 
     def _code(self, counted: tuple[np.ndarray, ...], exact: bool) -> int:
         self._origins.append(Origin(counted, exact))

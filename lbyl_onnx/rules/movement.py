@@ -181,7 +181,7 @@ def tile(site: Site) -> None:
 def resize(site: Site) -> None:
     """Axes that keep their length keep their labels; given as sizes, their entries count them."""
     shape = site.out_facts().shape
-    chosen = site.attr("axes") or list(range(len(shape)))
+    chosen = [axis % len(shape) for axis in site.attr("axes") or range(len(shape))]
     axes = list(site.axes(0))
     for axis, labels in enumerate(axes):
         if labels is None:
