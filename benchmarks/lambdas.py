@@ -2,7 +2,8 @@
 
     python benchmarks/lambdas.py [--ratio 0.3] [--samples 1000]
 
-Prints one table a model, accuracies in per cent on the first half of cifar10_eval, and the pair with the best mean over all models.
+Prints one table a model, accuracies in per cent on the first half of cifar10_eval, and the pair with the best mean
+over all models.
 """
 
 from __future__ import annotations
@@ -41,13 +42,20 @@ def main() -> None:
     for name in MODELS:
         model = load(require("models", f"{name}.onnx"))
         plain = compress(model, options.ratio, criterion="l2", restore="none", validation=False)
-        print(f"{name}: original {accuracy(model, pixels, labels):.1f}, none {accuracy(plain.compressed, pixels, labels):.1f}")
+        before, cut = (accuracy(each, pixels, labels) for each in (model, plain.compressed))
+        print(f"{name}: original {before:.1f}, none {cut:.1f}")
         print("lambda1 \\ lambda2" + "".join(f"{value:8g}" for value in LAMBDA2))
         grid = np.zeros((len(LAMBDA1), len(LAMBDA2)))
         for row, lambda1 in enumerate(LAMBDA1):
             for column, lambda2 in enumerate(LAMBDA2):
                 result = compress(
-                    model, options.ratio, criterion="l2", restore="lbyl", lambda1=lambda1, lambda2=lambda2, validation=False
+                    model,
+                    options.ratio,
+                    criterion="l2",
+                    restore="lbyl",
+                    lambda1=lambda1,
+                    lambda2=lambda2,
+                    validation=False,
                 )
                 grid[row, column] = accuracy(result.compressed, pixels, labels)
             print(f"{lambda1:17g}" + "".join(f"{value:8.1f}" for value in grid[row]), flush=True)

@@ -18,7 +18,8 @@ HALF = ((0.5,), (0.5,))
 
 @dataclass(frozen=True)
 class Labelled:
-    """Images as the model expects them, float32 (samples, channels, height, width), and their labels, int64 (samples,)."""
+    """Images as the model expects them, float32 (samples, channels, height, width), and their labels, int64
+    (samples,)."""
 
     images: np.ndarray
     labels: np.ndarray | None
@@ -28,7 +29,9 @@ def require(*parts: str) -> Path:
     """A path below the shared folder; ends the program with one line where it is missing."""
     path = SHARED.joinpath(*parts)
     if not path.exists():
-        sys.exit(f"skipped: this benchmark needs {'/'.join(parts)} of the shared measuring material beside the repository")
+        sys.exit(
+            f"skipped: this benchmark needs {'/'.join(parts)} of the shared measuring material beside the repository"
+        )
     return path
 
 
@@ -36,7 +39,7 @@ def images(name: str) -> Labelled:
     """The data file `name` ("cifar10_eval", "fashion_mnist_test", ...), normalised."""
     with np.load(require("data", f"{name}.npz")) as data:
         pixels = data["images"].astype(np.float32) / 255
-        labels = data["labels"] if "labels" in data else None
+        labels = dict(data).get("labels")
     mean, std = (np.array(part, np.float32) for part in (IMAGENET if pixels.ndim == 4 else HALF))
     pixels = (pixels if pixels.ndim == 4 else pixels[..., None]) - mean
     return Labelled(np.ascontiguousarray((pixels / std).transpose(0, 3, 1, 2)), labels)

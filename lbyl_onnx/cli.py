@@ -100,22 +100,16 @@ def options(
 @app.command(short_help="Write a smaller model.")
 def compress(
     source: Annotated[Path, typer.Argument(readable=False, metavar="IN", help="The model, an .onnx file.")],
-    target: Annotated[
-        Path, typer.Argument(readable=False, metavar="OUT", help="Where the compressed model goes.")
-    ],
+    target: Annotated[Path, typer.Argument(readable=False, metavar="OUT", help="Where the compressed model goes.")],
     ratio: Annotated[float, typer.Option(help="Share of units to remove from each group, in [0, 1).")] = 0.3,
-    restore: Annotated[
-        str, typer.Option(metavar="|".join(METHODS), help="How to make up for them.")
-    ] = "lbyl",
+    restore: Annotated[str, typer.Option(metavar="|".join(METHODS), help="How to make up for them.")] = "lbyl",
     criterion: Annotated[str, typer.Option(metavar="|".join(CRITERIA), help="Which units go first.")] = "l2",
     lambda1: Annotated[float, typer.Option(help="lbyl: weight of the shift's error.")] = DEFAULT_LAMBDA1,
     lambda2: Annotated[float, typer.Option(help="lbyl: weight of the solution's size.")] = DEFAULT_LAMBDA2,
     scope: Annotated[
         str, typer.Option(metavar="chains|all", help="chains: leave units of residual sums and Concat alone.")
     ] = "chains",
-    round_to: Annotated[
-        int, typer.Option(metavar="N", help="Keep a multiple of N units; try 8 for speed.")
-    ] = 1,
+    round_to: Annotated[int, typer.Option(metavar="N", help="Keep a multiple of N units; try 8 for speed.")] = 1,
     include: Annotated[
         str | None, typer.Option(metavar="REGEX", help="Only groups with a producer whose node name matches.")
     ] = None,
@@ -186,12 +180,8 @@ def inspect(
 
 @app.command(short_help="Compare two models in onnxruntime.")
 def validate(
-    original: Annotated[
-        Path, typer.Argument(readable=False, metavar="A", help="The original, an .onnx file.")
-    ],
-    compressed: Annotated[
-        Path, typer.Argument(readable=False, metavar="B", help="The model to compare with it.")
-    ],
+    original: Annotated[Path, typer.Argument(readable=False, metavar="A", help="The original, an .onnx file.")],
+    compressed: Annotated[Path, typer.Argument(readable=False, metavar="B", help="The model to compare with it.")],
     data: Annotated[
         Path | None,
         typer.Option(

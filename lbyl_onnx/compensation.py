@@ -12,10 +12,11 @@ from .model_file import Model
 from .plan import Choice, Plan
 from .restoration import RESTORERS, Strength, residual_error
 
+
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one group. `restored`: the method applied to at least one consumer, or None; `note`: why a consumer was
-    left as it was; `error`: `residual_error`, None where nothing was restored."""
+    """What became of one group. `restored`: the method applied to at least one consumer, or None; `note`: why a
+    consumer was left as it was; `error`: `residual_error`, None where nothing was restored."""
 
     restored: str | None = None
     note: str | None = None
@@ -69,7 +70,11 @@ def _no_layer(analysis: Analysis, choice: Choice, layer: ProducerLayer | None) -
         return "several producers make these channels"
     if layer is None:
         return f"the weight of {group.producers[0].name!r} is computed or shared"
-    if len(layer.filters) != group.units or len(np.unique(layer.axis.units)) != group.units or layer.axis.units.min() < 0:
+    if (
+        len(layer.filters) != group.units
+        or len(np.unique(layer.axis.units)) != group.units
+        or layer.axis.units.min() < 0
+    ):
         return "a unit has several filters"
     if not group.consumers:
         return "no weight consumes these channels"
@@ -95,8 +100,9 @@ def _no_consumer(consumer: WeightAxis) -> str | None:
 def mix_into(model: Model, consumer: WeightAxis, removed: np.ndarray, mixing: np.ndarray) -> None:
     """Add to the weight of each kept channel its share of the removed ones: V_k += sum_j S_jk V_j.
 
-    `removed`: bool (units,); `mixing`: S, float64 (removed units, kept units). Where a unit has several channels (Flatten: one
-    filter becomes height x width features), its n-th channel leaves its information to the n-th of the others.
+    `removed`: bool (units,); `mixing`: S, float64 (removed units, kept units). Where a unit has several channels
+    (Flatten: one filter becomes height x width features), its n-th channel leaves its information to the n-th of the
+    others.
     """
     assert consumer.weight is not None
     value = model.weights[consumer.weight]

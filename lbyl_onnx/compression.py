@@ -27,6 +27,8 @@ from .validation import validate
 DEFAULT_LAMBDA1 = 100.0
 DEFAULT_LAMBDA2 = 1e-3
 SUGGESTED_ROUNDING = 8
+NOT_FASTER = 1.02
+"""Speed-ups up to this are within the noise of a latency measurement."""
 
 
 @dataclass(frozen=True)
@@ -183,12 +185,19 @@ def _check_options(selection: Selection, restore: str, strength: Strength) -> No
 def _why_nothing(source: Model, plan: Plan, selection: Selection) -> str:
     name = source.path.name if source.path else "the model"
     if not plan.choices:
-        return f"{name}: nothing to remove: it has no Conv, Gemm or MatMul weight whose output channels feed another one"
+        return (
+            f"{name}: nothing to remove: it has no Conv, Gemm or MatMul weight whose output channels feed another one"
+        )
     reasons = [choice.reason for choice in plan.choices if choice.reason]
     if not reasons:
-        return f"{name}: nothing to remove at ratio {selection.ratio:g}, rounded to multiples of {selection.round_to}; raise --ratio"
+        return (
+            f"{name}: nothing to remove at ratio {selection.ratio:g}, rounded to multiples of {selection.round_to}; "
+            "raise --ratio"
+        )
     common = max(set(reasons), key=reasons.count)
-    return f"{name}: nothing to remove in {len(plan.choices)} groups; most often: {common} (lbyl-onnx inspect lists all)"
+    return (
+        f"{name}: nothing to remove in {len(plan.choices)} groups; most often: {common} (lbyl-onnx inspect lists all)"
+    )
 
 
 def _check_finite(source: Model, compressed: Model) -> None:
@@ -210,7 +219,7 @@ def _validated(source: Model, compressed: Model, provider: str, seed: int) -> Va
 
 
 def _warnings(validation: Validation | None, round_to: int) -> tuple[str, ...]:
-    if validation is None or validation.speedup > 1.0:
+    if validation is None or validation.speedup > NOT_FASTER:
         return ()
     advice = (
         f"try --round-to {SUGGESTED_ROUNDING} (or {2 * SUGGESTED_ROUNDING})"
@@ -218,6 +227,6 @@ def _warnings(validation: Validation | None, round_to: int) -> tuple[str, ...]:
         else f"try --round-to {2 * round_to} or a larger --ratio"
     )
     return (
-        f"the result is not faster ({validation.latency_after_ms:.2f} ms, original {validation.latency_before_ms:.2f} ms): "
-        f"onnxruntime's blocked convolutions want channel counts that are multiples of 8 or 16; {advice}",
+        f"the result is not faster: {validation.latency_after_ms:.3g} ms, original "
+        f"{validation.latency_before_ms:.3g} ms; onnxruntime's kernels work in blocks of 8 or 16 channels: {advice}",
     )

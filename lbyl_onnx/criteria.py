@@ -17,11 +17,11 @@ CRITERIA = ("l1", "l2", "l2-gm", "random", "bn-scale")
 def importance(group: ChannelGroup, reader: LayerReader, criterion: str, rng: np.random.Generator) -> np.ndarray:
     """Importance of each unit, float64 of shape (units,).
 
-    `l1`, `l2`: norm of a unit's filters; `l2-gm`: sum of distances to all other filters (He et al. 2019); `bn-scale`: |γ| of the
-    BatchNormalization behind the filter (Liu et al. 2017); `random`. As published, a fully connected layer's row is
-    [w, b] and a convolution's filter is taken without bias or BatchNormalization. A unit of several filters or
-    producers has the norm of the vector of their importances: L1 for `l1`, else L2.
-    Raises UsageError for `bn-scale` where a producer has no BatchNormalization.
+    `l1`, `l2`: norm of a unit's filters; `l2-gm`: sum of distances to all other filters (He et al. 2019); `bn-scale`:
+    |γ| of the BatchNormalization behind the filter (Liu et al. 2017); `random`. As published, a fully connected
+    layer's row is [w, b] and a convolution's filter is taken without bias or BatchNormalization. A unit of several
+    filters or producers has the norm of the vector of their importances: L1 for `l1`, else L2. Raises UsageError for
+    `bn-scale` where a producer has no BatchNormalization.
     """
     if criterion == "random":
         return rng.permutation(group.units).astype(np.float64)
@@ -38,7 +38,8 @@ def importance(group: ChannelGroup, reader: LayerReader, criterion: str, rng: np
 
 
 def rows(layer: ProducerLayer) -> np.ndarray:
-    """What the published criteria compare, float64 (channels, d or d + 1): filters, with their bias if fully connected."""
+    """What the published criteria compare, float64 (channels, d or d + 1): filters, with their bias if fully
+    connected."""
     return np.column_stack([layer.filters, layer.bias]) if layer.is_matrix else layer.filters
 
 
@@ -57,8 +58,8 @@ def _geometric_median(layer: ProducerLayer) -> np.ndarray:
 def _bn_scale(layer: ProducerLayer) -> np.ndarray:
     if layer.gamma is None:
         raise UsageError(
-            f"criterion bn-scale needs a BatchNormalization after every producer, but {layer.axis.op} {layer.axis.name!r} "
-            "has none; use --criterion l2, or --exclude this node"
+            f"criterion bn-scale needs a BatchNormalization after every producer, but {layer.axis.op} "
+            f"{layer.axis.name!r} has none; use --criterion l2, or --exclude this node"
         )
     return np.abs(layer.gamma)
 

@@ -12,8 +12,8 @@ class SetSizes:
     """Entries of an integer vector, each of which becomes the number of its labels that are kept.
 
     The vector is input `slot` of node number `node` (an int) or the attribute `slot` (a name). `value` is its
-    value in the original graph and `static` says which entries no input size changes; `counts` maps an entry to the labels to
-    count. Entries in `pinned` were computed from the count of their labels and keep their original value.
+    value in the original graph and `static` says which entries no input size changes; `counts` maps an entry to the
+    labels to count. Entries in `pinned` were computed from the count of their labels and keep their original value.
     `replaces` names an attribute that says the same and has to go (Split's num_outputs).
     """
 
@@ -28,8 +28,8 @@ class SetSizes:
 
 @dataclass(frozen=True)
 class Renumber:
-    """A constant index vector (input `slot` of node number `node`) into an axis with these labels: indices of removed channels go, the
-    others are counted anew."""
+    """A constant index vector (input `slot` of node number `node`) into an axis with these labels: indices of removed
+    channels go, the others are counted anew."""
 
     node: int
     slot: int

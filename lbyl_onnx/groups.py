@@ -22,9 +22,9 @@ from .trace import label_channels
 class WeightAxis:
     """One axis of one weight as a group's producer or consumer.
 
-    `weight`: the constant behind the node's input (None where it is computed from other than one constant, or read more than once);
-    `units`: int64 of shape (axis length,), the group's unit of each channel, -1 for channels of other groups;
-    `groups`: number of convolution groups that the axis is repeated over.
+    `weight`: the constant behind the node's input (None where it is computed from other than one constant, or read
+    more than once); `units`: int64 of shape (axis length,), the group's unit of each channel, -1 for channels of
+    other groups; `groups`: number of convolution groups that the axis is repeated over.
     """
 
     node: int
@@ -38,8 +38,8 @@ class WeightAxis:
 
 @dataclass(frozen=True)
 class ChannelGroup:
-    """Units that share their producers. `classes`: int64 (units,), the label class of each; `free`: bool (units,), False
-    for units that must stay; `coupled`: several producers, or a residual sum or Concat on the way."""
+    """Units that share their producers. `classes`: int64 (units,), the label class of each; `free`: bool (units,),
+    False for units that must stay; `coupled`: several producers, or a residual sum or Concat on the way."""
 
     classes: np.ndarray
     free: np.ndarray
@@ -78,7 +78,9 @@ class Analysis:
         if axes is None:
             return shape
         sizes = zip(axes, shape, strict=True)
-        return tuple(size if labels is None else int(kept[self.classes.class_of[labels]].sum()) for labels, size in sizes)
+        return tuple(
+            size if labels is None else int(kept[self.classes.class_of[labels]].sum()) for labels, size in sizes
+        )
 
 
 def analyse(model: Model, probe: Probe) -> Analysis:

@@ -224,16 +224,16 @@ class Tracer:
         labelled = [labels for _, _, labels in found if isinstance(labels, np.ndarray)]
         joined: Axis
         if any(labels is None for _, _, labels in found):
-            for labels in labelled:
-                site.freeze(labels, "joins them with an axis that cannot shrink")
+            for other in labelled:
+                site.freeze(other, "joins them with an axis that cannot shrink")
             joined = None
         elif labelled:
             joined = labelled[0]
-            for labels in labelled[1:]:
-                branches = sum(name not in self.derived for name, _ in named)
-                if couple and branches > 1 and not np.array_equal(joined, labels):
+            branches = sum(name not in self.derived for name, _ in named)
+            for other in labelled[1:]:
+                if couple and branches > 1 and not np.array_equal(joined, other):
                     self.result.labels.couple(joined)
-                self.result.labels.equate(joined, labels)
+                self.result.labels.equate(joined, other)
         else:
             name, axis, _ = found[0]
             joined = self.result.labels.fresh(self.probe.tensors[name].shape[axis])

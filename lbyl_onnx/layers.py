@@ -13,15 +13,17 @@ from .model_file import Model
 
 MATRIX_OPS = ("Gemm", "MatMul")
 _PASS = ("Identity", "Dropout")
+_BIASED = ("Conv", "ConvTranspose", "Gemm")
 
 
 @dataclass(frozen=True)
 class ProducerLayer:
-    """A producer's filters in folded form (DESIGN section 3): channel i computes `scale[i] * (filters[i] . x + bias[i]) + shift[i]`.
+    """A producer's filters in folded form (DESIGN section 3): channel i computes `scale[i] * (filters[i] . x +
+    bias[i]) + shift[i]`.
 
     `filters`: float64 (channels, d); `bias`, `scale`, `shift`: float64 (channels,). `normalised`: a
-    BatchNormalization was folded. `gamma`: its γ, float64 (channels,), or None. `constants`: names of all constants folded.
-    `output`: the tensor that the layer ends in.
+    BatchNormalization was folded. `gamma`: its γ, float64 (channels,), or None. `constants`: names of all constants
+    folded. `output`: the tensor that the layer ends in.
     """
 
     axis: WeightAxis
@@ -81,29 +83,43 @@ class LayerReader:
         node = self._nodes[producer.node]
         if producer.weight is None:
             return None
-        value = self._model.weights[producer.weight].astype(np.float64)
+        value = self._model.weights[producer.weight].astype(np.float64) * _attribute(node, "alpha", 1.0)
         filters = np.moveaxis(value, producer.axis, 0).reshape(value.shape[producer.axis], -1)
         ones, zeros = np.ones(len(filters)), np.zeros(len(filters))
         layer = ProducerLayer(
             producer, filters, zeros, ones, zeros, node.output[0], constants=frozenset([producer.weight])
         )
-        if len(node.input) > 2 and node.input[2]:
-            layer = self._with_bias(layer, node.input[2])
+        if node.op_type in _BIASED and len(node.input) > 2 and node.input[2]:
+            layer = self._with_bias(layer, node)
         while (following := self._following(layer)) is not None:
             layer = following
         return layer
 
-    def _with_bias(self, layer: ProducerLayer, name: str) -> ProducerLayer:
-        found = self.constant(name)
-        bias = None if found is None else self._per_channel(layer, found[1])
+    def _with_bias(self, layer: ProducerLayer, node: onnx.NodeProto) -> ProducerLayer:
+        found = self.constant(node.input[2])
+        after = self._axes_after(layer.axis) if node.op_type == "Gemm" else 0
+        bias = None if found is None else self._per_channel(layer, found[1], after)
         if found is None or bias is None:
             return layer
-        return replace(layer, bias=bias, constants=layer.constants | {found[0]})
+        return replace(layer, bias=bias * _attribute(node, "beta", 1.0), constants=layer.constants | {found[0]})
 
-    def _per_channel(self, layer: ProducerLayer, value: np.ndarray) -> np.ndarray | None:
-        if value.size not in (1, len(layer.filters)):
+    def _axes_after(self, producer: WeightAxis) -> int | None:
+        """How many axes follow the channels in the producer's output; None where that is not known."""
+        if producer.weight is None or producer.op not in (*_BIASED, *MATRIX_OPS):
             return None
-        return np.broadcast_to(value.astype(np.float64).reshape(-1), (len(layer.filters),))
+        if producer.op not in MATRIX_OPS:
+            return self._model.weights[producer.weight].ndim - 2
+        right = self.constant(self._nodes[producer.node].input[1])
+        return 0 if right is not None and right[0] == producer.weight else 1
+
+    def _per_channel(self, layer: ProducerLayer, value: np.ndarray, after: int | None) -> np.ndarray | None:
+        """One value a channel, float64 (channels,), of a constant that is broadcast to channels with `after` axes behind
+        them; None where it varies along another axis."""
+        channels = len(layer.filters)
+        along = after is not None and value.ndim > after and value.shape[value.ndim - 1 - after] == channels
+        if value.size != 1 and (value.size != channels or not along):
+            return None
+        return np.broadcast_to(value.astype(np.float64).reshape(-1), (channels,))
 
     def _following(self, layer: ProducerLayer) -> ProducerLayer | None:
         """The layer with the next operator folded in; None where that is not affine per channel."""
@@ -119,17 +135,20 @@ class LayerReader:
             return None
         other = node.input[1] if node.input[0] == layer.output else node.input[0]
         found = self.constant(other)
-        value = None if found is None else self._per_channel(layer, found[1])
+        value = None if found is None else self._per_channel(layer, found[1], self._axes_after(layer.axis))
         if found is None or value is None or (node.op_type in ("Sub", "Div") and node.input[0] != layer.output):
             return None
         sign = -1.0 if node.op_type == "Sub" else 1.0
         if node.op_type in ("Add", "Sub"):
             plain = (layer.scale == 1).all() and not layer.shift.any()
-            folded = {"bias": layer.bias + sign * value} if plain else {"shift": layer.shift + sign * value}
+            if plain:
+                layer = replace(layer, bias=layer.bias + sign * value)
+            else:
+                layer = replace(layer, shift=layer.shift + sign * value)
         else:
             factor = value if node.op_type == "Mul" else 1 / value
-            folded = {"scale": layer.scale * factor, "shift": layer.shift * factor}
-        return replace(layer, output=node.output[0], constants=layer.constants | {found[0]}, **folded)
+            layer = replace(layer, scale=layer.scale * factor, shift=layer.shift * factor)
+        return replace(layer, output=node.output[0], constants=layer.constants | {found[0]})
 
     def _normalised(self, layer: ProducerLayer, node: onnx.NodeProto) -> ProducerLayer | None:
         found = [self.constant(name) for name in node.input[1:5]]
@@ -137,8 +156,7 @@ class LayerReader:
             return None
         names, values = zip(*(item for item in found if item is not None), strict=True)
         gamma, beta, mean, variance = (value.astype(np.float64) for value in values)
-        epsilon = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)
-        factor = gamma / np.sqrt(variance + epsilon)
+        factor = gamma / np.sqrt(variance + _attribute(node, "epsilon", 1e-5))
         return replace(
             layer,
             scale=layer.scale * factor,
@@ -147,3 +165,7 @@ class LayerReader:
             output=node.output[0],
             constants=layer.constants | set(names),
         )
+
+
+def _attribute(node: onnx.NodeProto, name: str, default: float) -> float:
+    return next((attribute.f for attribute in node.attribute if attribute.name == name), default)

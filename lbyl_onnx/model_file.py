@@ -10,7 +10,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -103,9 +103,7 @@ class Model:
         graph = self.proto.graph
         graph.initializer.add(name=name, data_type=DATA_TYPES[array.dtype], dims=array.shape)
         if self.proto.ir_version < 4:
-            graph.input.append(
-                onnx.helper.make_tensor_value_info(name, DATA_TYPES[array.dtype], array.shape)
-            )
+            graph.input.append(onnx.helper.make_tensor_value_info(name, DATA_TYPES[array.dtype], array.shape))
         self.weights[name] = array
 
     def remove(self, names: set[str]) -> None:

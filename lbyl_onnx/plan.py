@@ -15,8 +15,9 @@ from .layers import LayerReader
 
 @dataclass(frozen=True)
 class Selection:
-    """Options of the choice. `ratio` in [0, 1): share of units to remove; `scope`: "chains" or "all"; `round_to`: keep a multiple of
-    this many units; `include`, `exclude`: regular expressions searched in producers' node names."""
+    """Options of the choice. `ratio` in [0, 1): share of units to remove; `scope`: "chains" or "all"; `round_to`:
+    keep a multiple of this many units; `include`, `exclude`: regular expressions searched in producers' node
+    names."""
 
     ratio: float
     criterion: str = "l2"
@@ -58,7 +59,8 @@ def choose(analysis: Analysis, selection: Selection) -> Plan:
     rng = np.random.default_rng(selection.seed)
     include, exclude = _pattern("include", selection.include), _pattern("exclude", selection.exclude)
     kept = np.ones(analysis.classes.count, bool)
-    choices = []
+    ranks = np.zeros(analysis.classes.count)
+    reasons = []
     for group in analysis.groups:
         removed = np.zeros(group.units, bool)
         reason = _left_alone(group, selection, include, exclude)
@@ -68,9 +70,23 @@ def choose(analysis: Analysis, selection: Selection) -> Plan:
             count = units_kept(group.units, selection.ratio, selection.round_to)
             removed[np.argsort(scores, kind="stable")[: group.units - count]] = True
             removed &= group.free
+            ranks[group.classes] = np.argsort(np.argsort(scores))
         kept[group.classes[removed]] = False
-        choices.append(Choice(group, removed, reason))
-    return Plan(tuple(choices), kept)
+        reasons.append(reason)
+    _keep_one_everywhere(analysis, kept, ranks)
+    choices = tuple(
+        Choice(group, ~kept[group.classes], reason) for group, reason in zip(analysis.groups, reasons, strict=True)
+    )
+    return Plan(choices, kept)
+
+
+def _keep_one_everywhere(analysis: Analysis, kept: np.ndarray, ranks: np.ndarray) -> None:
+    """Keep the best-ranked channel of every axis that would lose all of them (a part of a Split, say), in place."""
+    arrays = {id(labels): labels for axes in analysis.labelling.axes.values() for labels in axes if labels is not None}
+    for labels in arrays.values():
+        classes = analysis.classes.class_of[labels]
+        if classes.size and not kept[classes].any():
+            kept[classes[np.argmax(ranks[classes])]] = True
 
 
 def units_kept(units: int, ratio: float, round_to: int = 1) -> int:
@@ -91,7 +107,10 @@ def _pattern(option: str, text: str | None) -> re.Pattern[str] | None:
 
 
 def _left_alone(
-    group: ChannelGroup, selection: Selection, include: re.Pattern[str] | None, exclude: re.Pattern[str] | None
+    group: ChannelGroup,
+    selection: Selection,
+    include: re.Pattern[str] | None,
+    exclude: re.Pattern[str] | None,
 ) -> str | None:
     names = [producer.name for producer in group.producers]
     if group.frozen_reason is not None:

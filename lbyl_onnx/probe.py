@@ -11,10 +11,13 @@ import onnxruntime as ort
 from .errors import ModelError
 from .model_file import Model
 from .runtime import feed_batches, open_session, run
-from .synthetic import concrete_shapes, input_specs, synthetic_inputs
+from .synthetic import InputSpec, concrete_shapes, input_specs, synthetic_inputs
 
 MAX_VALUE_SIZE = 4096
+SMALL_STEP, LARGE_STEP = 8, 32
+"""How much a dynamic size grows from one run to the other, below LARGE_STEP and from there on."""
 _SHAPE_SUFFIX = "__lbyl_shape"
+_Shapes = dict[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -44,23 +47,37 @@ def probe(model: Model) -> Probe:
     only the sizes it was exported with is probed at those. Raises ModelError where onnxruntime refuses the model.
     """
     specs = input_specs(model)
-    dynamic = any(None in spec.shape for spec in specs)
     observed = _observed(model)
     session = open_session(_instrumented(model, observed), optimise=False)
     failure: ModelError | None = None
-    for first, second in [((2, 224), (3, 256)), ((2, 224), (3, 224)), ((1, 224), None)]:
-        if second is None or not dynamic:
-            first, second = (first if dynamic else (1, 224)), None
+    for shapes, other_shapes in _attempts(specs):
         try:
-            one = _run_at(model, session, observed, concrete_shapes(specs, *first))
-            two = _run_at(model, session, observed, concrete_shapes(specs, *second)) if second else one
+            one = _run_at(model, session, observed, shapes)
+            two = one if other_shapes is None else _run_at(model, session, observed, other_shapes)
         except ModelError as error:
             failure = error
             continue
-        batch = first[0] if any(spec.shape and spec.shape[0] is None for spec in specs) else 1
+        batch = next((shapes[spec.name][0] for spec in specs if spec.shape and spec.shape[0] is None), 1)
         return Probe({name: _compare(one[name], two[name]) for name in one}, batch)
     assert failure is not None
     raise failure
+
+
+def _attempts(specs: tuple[InputSpec, ...]) -> list[tuple[_Shapes, _Shapes | None]]:
+    """Input shapes to run at, and others to compare with: all dynamic sizes changed, the batch alone, nothing."""
+    if not any(None in spec.shape for spec in specs):
+        return [(concrete_shapes(specs, 1), None)]
+    two, three = concrete_shapes(specs, 2), concrete_shapes(specs, 3)
+    grown = {
+        spec.name: tuple(
+            size + (SMALL_STEP if size < LARGE_STEP else LARGE_STEP)
+            if declared is None and axis not in (0, spec.channel_axis)
+            else size
+            for axis, (declared, size) in enumerate(zip(spec.shape, three[spec.name], strict=True))
+        )
+        for spec in specs
+    }
+    return [(two, grown), (two, three), (concrete_shapes(specs, 1), None)]
 
 
 @dataclass(frozen=True)
@@ -106,7 +123,7 @@ def _instrumented(model: Model, observed: _Observed) -> Model:
 
 
 def _run_at(
-    model: Model, session: ort.InferenceSession, observed: _Observed, shapes: dict[str, tuple[int, ...]]
+    model: Model, session: ort.InferenceSession, observed: _Observed, shapes: _Shapes
 ) -> dict[str, tuple[tuple[int, ...], np.ndarray | None]]:
     samples = max((shape[0] for shape in shapes.values() if shape), default=1)
     inputs = synthetic_inputs(model, samples, seed=0, shapes=shapes)

@@ -33,7 +33,8 @@ def lbyl(layer: ProducerLayer, kept: np.ndarray, removed: np.ndarray, strength: 
 
     `kept`, `removed`: int64 channel numbers. Per removed filter j it minimises
 
-        |w_j - W_K s|^2 + q_j (lambda1 (b_j - b_K.s)^2 + lambda2 |s|^2),    q_j = scale_j^2 (1 without BatchNormalization)
+        |w_j - W_K s|^2 + q_j (lambda1 (b_j - b_K.s)^2 + lambda2 |s|^2),    q_j = scale_j^2 (1 without
+        BatchNormalization)
 
     and for a fully connected layer |[w, b]_j - [W, b]_K s - const|^2 + lambda2 |s|^2. Returns float64 (removed, kept).
     """
@@ -43,7 +44,12 @@ def lbyl(layer: ProducerLayer, kept: np.ndarray, removed: np.ndarray, strength: 
     weights, bias = layer.folded_filters, layer.folded_bias
     scale = layer.scale[removed] ** 2 if layer.normalised else np.ones(len(removed))
     return _ridge(
-        weights[kept], weights[removed], scale * strength.lambda2, bias[kept], bias[removed], scale * strength.lambda1
+        weights[kept],
+        weights[removed],
+        scale * strength.lambda2,
+        bias[kept],
+        bias[removed],
+        scale * strength.lambda1,
     )
 
 
@@ -81,8 +87,8 @@ def neuron_merging(layer: ProducerLayer, kept: np.ndarray, removed: np.ndarray, 
     """S of Neuron Merging (Kim, Kim, Park, Jeon, NeurIPS 2020): each removed filter goes to one kept filter.
 
     The partner has the least cosine distance; with a BatchNormalization, the least of 0.85 cosine distance + 0.15
-    error of the shift, the latter scaled to [0, 1] over the candidates. The scale is the ratio of folded norms. Below a cosine
-    similarity of 0.1 a filter is dropped. Returns float64 (removed, kept).
+    error of the shift, the latter scaled to [0, 1] over the candidates. The scale is the ratio of folded norms. Below
+    a cosine similarity of 0.1 a filter is dropped. Returns float64 (removed, kept).
     """
     weights = rows(layer) if layer.is_matrix else layer.folded_filters
     norms = np.linalg.norm(weights, axis=1)

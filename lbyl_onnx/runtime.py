@@ -109,9 +109,7 @@ def open_session(model: Model, provider: str = "cpu", optimise: bool = True) -> 
             options.add_external_initializers(list(values), list(values.values()))
         session = ort.InferenceSession(proto.SerializeToString(), options, providers=PROVIDERS[provider])
     except Exception as error:
-        raise ModelError(
-            f"{model.path or 'model'}: onnxruntime refuses the model: {reason(error)}"
-        ) from error
+        raise ModelError(f"{model.path or 'model'}: onnxruntime refuses the model: {reason(error)}") from error
     session.borrowed_weights = values  # onnxruntime may go on reading these
     if provider == "cuda" and "CUDAExecutionProvider" not in session.get_providers():
         raise UsageError(_cuda_missing())
@@ -138,9 +136,7 @@ def _split_weights(model: Model) -> tuple[onnx.ModelProto, dict[str, tuple[np.nd
     return proto, large
 
 
-def run(
-    session: ort.InferenceSession, inputs: dict[str, np.ndarray], outputs: list[str] | None = None
-) -> list[Any]:
+def run(session: ort.InferenceSession, inputs: dict[str, np.ndarray], outputs: list[str] | None = None) -> list[Any]:
     """One run of the session: values of `outputs` (None: all, in the model's order).
 
     Tensors come as numpy arrays (bfloat16 as ml_dtypes'), sequences and maps as onnxruntime gives them.
@@ -223,9 +219,7 @@ def run_batches(
     Raises ModelError where a run fails, UsageError where there are too few samples.
     """
     slices = [run(session, feed, outputs) for feed in feed_batches(session, inputs, limit)]
-    return [
-        np.concatenate([np.atleast_1d(value) for value in values]) for values in zip(*slices, strict=True)
-    ]
+    return [np.concatenate([np.atleast_1d(value) for value in values]) for values in zip(*slices, strict=True)]
 
 
 def reason(error: Exception) -> str:

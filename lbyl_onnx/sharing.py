@@ -1,9 +1,9 @@
 """Vectors that several nodes read only because an exporter stored equal values once.
 
-PyTorch merges equal initializers: layers whose biases are all zero come out reading one constant, often through Identity
-nodes. Taken literally, this would tie the channels of every such layer. A vector costs next to nothing, so each
-reader gets a copy of its own, and copies that are still equal after surgery become one again. Weights of two or more
-dimensions that are read twice are shared on purpose and stay shared.
+PyTorch merges equal initializers: layers whose biases are all zero come out reading one constant, often through
+Identity nodes. Taken literally, this would tie the channels of every such layer. A vector costs next to nothing, so
+each reader gets a copy of its own, and copies that are still equal after surgery become one again. Weights of two or
+more dimensions that are read twice are shared on purpose and stay shared.
 """
 
 from __future__ import annotations

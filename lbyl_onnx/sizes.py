@@ -20,11 +20,11 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx.reference import ReferenceEvaluator
 
-from .labels import Axis
 from .labelling import Site, Tracer
+from .labels import Axis
 
 _MOVES = frozenset(
-    "Cast Concat Expand Flatten Gather Identity Reshape Slice Squeeze Transpose Unsqueeze Split Tile".split()
+    "Cast Concat Expand Flatten Gather Identity Reshape Slice Split Squeeze Tile Transpose Unsqueeze".split()
 )
 
 
@@ -52,7 +52,8 @@ class Sizes:
         if not outputs or any(facts is None or facts.value is None for facts in outputs):
             return False
         integral = all(facts is not None and facts.value.dtype.kind in "biu" for facts in outputs)  # type: ignore[union-attr]
-        return integral or self._touched(node)
+        steering = {tensor.name for tensor in _steering(node)}
+        return integral or not all(self._is_free(tensor) for tensor in node.inputs if tensor.name not in steering)
 
     def trace(self, site: Site) -> None:
         """Follow the origins through one size node."""
@@ -65,7 +66,7 @@ class Sizes:
         elif node.op == "Size":
             labels = tuple(axis for axis in site.axes(0) if axis is not None)
             self._codes[node.outputs[0].name] = np.array(self._code(labels, False) if labels else 0)
-        elif self._touched(node):
+        elif not all(self._is_free(tensor) for tensor in node.inputs):
             self._follow(site)
 
     def guard(self, site: Site) -> None:
@@ -102,9 +103,8 @@ class Sizes:
                 self._tracer.result.labels.freeze(labels, f"size {name!r} is computed from them")
         return axes
 
-    def _touched(self, node: gs.Node) -> bool:
-        sources = node.inputs[:1] if node.op in _MOVES - {"Concat"} else node.inputs
-        return any(tensor.name in self._codes and self._codes[tensor.name].any() for tensor in sources)
+    def _is_free(self, tensor: gs.Tensor) -> bool:
+        return tensor.name not in self._codes or not self._codes[tensor.name].any()
 
     def _code(self, counted: tuple[np.ndarray, ...], exact: bool) -> int:
         self._origins.append(Origin(counted, exact))
@@ -116,17 +116,17 @@ class Sizes:
 
     def _follow(self, site: Site) -> None:
         node = site.node
-        if node.op in _MOVES:
+        if node.op in _MOVES and all(self._is_free(tensor) for tensor in _steering(node)):
             moved = self._move(site)
             for tensor, codes in zip(node.outputs, moved, strict=True):
                 self._codes[tensor.name] = codes
             return
-        codes = {int(code) for tensor in node.inputs for code in np.unique(self._codes.get(tensor.name, 0)).tolist()}
-        counted = tuple(labels for code in codes for labels in self._origins[code].counted)
-        mixed = self._code(counted, False)
+        mixed = {code for tensor in node.inputs for code in np.unique(self._codes.get(tensor.name, 0)).tolist()}
+        counted = tuple(labels for code in mixed for labels in self._origins[code].counted)
+        code = self._code(counted, False)
         for slot, tensor in enumerate(node.outputs):
             if tensor.name:
-                self._codes[tensor.name] = np.full(site.out_facts(slot).shape, mixed)
+                self._codes[tensor.name] = np.full(site.out_facts(slot).shape, code)
 
     def _move(self, site: Site) -> list[np.ndarray]:
         """Run the node itself on the codes of what it moves."""
@@ -136,9 +136,7 @@ class Sizes:
             return [self._codes_of(node.inputs[0].name)]
         moved = site.slots if node.op == "Concat" else [0]
         feeds = {
-            node.inputs[slot].name: self._codes_of(node.inputs[slot].name)
-            if slot in moved
-            else site.facts(slot).value
+            node.inputs[slot].name: self._codes_of(node.inputs[slot].name) if slot in moved else site.facts(slot).value
             for slot in site.slots
         }
         infos = [onnx.ValueInfoProto(name=name) for name in feeds]
@@ -146,3 +144,8 @@ class Sizes:
         graph = onnx.helper.make_graph([proto], "move", infos, outputs)
         model = onnx.helper.make_model(graph, opset_imports=self._tracer.model.proto.opset_import)
         return [np.asarray(codes) for codes in ReferenceEvaluator(model).run(None, feeds)]
+
+
+def _steering(node: gs.Node) -> list[gs.Tensor]:
+    """Inputs of an operator that moves entries which say where from or where to; none for other operators."""
+    return list(node.inputs[1:]) if node.op in _MOVES - {"Concat"} else []

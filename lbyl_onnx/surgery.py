@@ -1,8 +1,8 @@
 """Cut removed channels out of a model: every constant by its labels, then the sizes and indices that describe them.
 
 1. Constants: along every labelled axis, the channels that are not kept are deleted.
-2. Sizes and indices (edits): attributes are rewritten, inputs replaced by new constants; a vector that also varies with the input's
-   sizes is corrected by a Where in front of its node.
+2. Sizes and indices (edits): attributes are rewritten, inputs replaced by new constants; a vector that also varies
+   with the input's sizes is corrected by a Where in front of its node.
 3. Value infos of the cut tensors get their new sizes.
 4. Nodes and initializers that nothing reads any longer since 2 are dropped.
 Names of nodes, inputs and outputs, types, dynamic axes, opset and metadata stay as they are.

@@ -129,9 +129,7 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as archive:
             return dict(archive)
     except FileNotFoundError as error:
-        raise UsageError(
-            f"{path}: no such file; give an .npz file with arrays named as the inputs"
-        ) from error
+        raise UsageError(f"{path}: no such file; give an .npz file with arrays named as the inputs") from error
     except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
         raise UsageError(
             f"{path}: not a readable .npz file of plain arrays ({type(error).__name__}); write it with "
@@ -141,9 +139,7 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
 
 def _input(spec: InputSpec, arrays: Mapping[str, np.ndarray], source: str) -> np.ndarray:
     if spec.name not in arrays:
-        raise UsageError(
-            f"{source}: no array named {spec.name!r} as the model's input; found {sorted(arrays)}"
-        )
+        raise UsageError(f"{source}: no array named {spec.name!r} as the model's input; found {sorted(arrays)}")
     array = np.asarray(arrays[spec.name])
     where = f"{source}: array {spec.name!r}"
     if not np.can_cast(array.dtype, spec.dtype, "same_kind"):
@@ -153,9 +149,7 @@ def _input(spec: InputSpec, arrays: Mapping[str, np.ndarray], source: str) -> np
         expected not in (None, found) for found, expected in zip(array.shape[1:], spec.shape[1:], strict=True)
     ):
         expected_shape = format_shape((None, *spec.shape[1:]) if spec.shape else ())
-        raise UsageError(
-            f"{where} has shape {array.shape}, the model expects {expected_shape}, first axis = samples"
-        )
+        raise UsageError(f"{where} has shape {array.shape}, the model expects {expected_shape}, first axis = samples")
     if array.size == 0:
         raise UsageError(f"{where} is empty, shape {array.shape}; give at least one sample")
     return array.astype(spec.dtype, copy=False)
@@ -164,8 +158,7 @@ def _input(spec: InputSpec, arrays: Mapping[str, np.ndarray], source: str) -> np
 def _labels(labels: np.ndarray, samples: int, source: str) -> np.ndarray:
     if labels.dtype.kind not in "iu" or labels.shape != (samples,):
         raise UsageError(
-            f"{source}: labels are {labels.dtype} of shape {labels.shape}; "
-            f"expected integers of shape ({samples},)"
+            f"{source}: labels are {labels.dtype} of shape {labels.shape}; expected integers of shape ({samples},)"
         )
     return labels
 
@@ -200,9 +193,7 @@ class _Errors:
         follows = reference.ndim > 0 and len(reference) == samples
         self.shape = (self.samples, *reference.shape[1:]) if follows else reference.shape
         for start in range(0, reference.size, CHUNK):
-            old, new = (
-                value.reshape(-1)[start : start + CHUNK].astype(np.float64) for value in (reference, found)
-            )
+            old, new = (value.reshape(-1)[start : start + CHUNK].astype(np.float64) for value in (reference, found))
             finite = np.isfinite(old)
             broken = int(np.count_nonzero(finite & ~np.isfinite(new)))
             if broken:

@@ -23,12 +23,14 @@ from lbyl_onnx.model_file import Model, load_model
 from lbyl_onnx.plan import Selection, choose
 from lbyl_onnx.probe import probe
 from lbyl_onnx.runtime import open_session, run
+from lbyl_onnx.sharing import reshare, unshare
 from lbyl_onnx.surgery import cut
 from lbyl_onnx.synthetic import synthetic_inputs
 
-
 _ELEMENT_TYPES = {
     "tensor(float)": "FLOAT",
+    "tensor(float16)": "FLOAT16",
+    "tensor(double)": "DOUBLE",
     "tensor(int64)": "INT64",
     "tensor(int32)": "INT32",
     "tensor(bool)": "BOOL",
@@ -101,18 +103,14 @@ class Builder:
         return self.node("Conv", tensor, *weights, group=group, **attributes)
 
     def gemm(self, tensor: str, inputs: int, outputs: int, **attributes: Any) -> str:
-        return self.node(
-            "Gemm", tensor, self.weight(outputs, inputs), self.weight(outputs), transB=1, **attributes
-        )
+        return self.node("Gemm", tensor, self.weight(outputs, inputs), self.weight(outputs), transB=1, **attributes)
 
     def matmul(self, tensor: str, inputs: int, outputs: int, **attributes: Any) -> str:
         return self.node("MatMul", tensor, self.weight(inputs, outputs), **attributes)
 
     def batch_norm(self, tensor: str, channels: int) -> str:
         shift, mean = self.weight(channels), self.weight(channels)
-        return self.node(
-            "BatchNormalization", tensor, self.positive(channels), shift, mean, self.positive(channels)
-        )
+        return self.node("BatchNormalization", tensor, self.positive(channels), shift, mean, self.positive(channels))
 
     def model(self, *outputs: str) -> onnx.ModelProto:
         """The complete model; types and shapes of the outputs are those that onnxruntime finds."""
@@ -176,6 +174,14 @@ def prune(source: onnx.ModelProto | Model, ratio: float = 0.4, scope: str = "all
     return Pruned(analysis, plan.kept, cut(analysis, plan.kept))
 
 
+def prune_shared(model: Model, ratio: float = 0.4, scope: str = "all") -> Pruned:
+    """Remove random units as `compress` does: shared vectors are copied first and become one again in the end."""
+    working, origins = unshare(model)
+    pruned = prune(working, ratio, scope)
+    reshare(pruned.model, origins)
+    return pruned
+
+
 def without_consumed(analysis: Analysis, kept: np.ndarray) -> Model:
     """The analysed model whose consumers ignore removed channels; what those hold does not matter."""
     model = analysis.model.copy()
@@ -188,11 +194,15 @@ def without_consumed(analysis: Analysis, kept: np.ndarray) -> Model:
     return model
 
 
-def assert_equivalent(pruned: Pruned, reference: Model | None = None, tolerance: float = 1e-4) -> None:
-    """Outputs equal those of the masked original (relative to its largest output); every tensor has the
-    shape that the labels say; the checker passes."""
+def assert_same_outputs(
+    pruned: Pruned,
+    reference: Model | None = None,
+    tolerance: float = 1e-4,
+    shapes: dict[str, tuple[int, ...]] | None = None,
+) -> None:
+    """Outputs equal those of the masked original, relative to its largest one. `shapes`: of dynamic inputs."""
     reference = reference or masked(pruned.analysis, pruned.kept, consumers=True)
-    inputs = synthetic_inputs(reference, pruned.analysis.probe.batch, seed=1)
+    inputs = synthetic_inputs(reference, pruned.analysis.probe.batch, seed=1, shapes=shapes)
     expected, found = (run(open_session(model), inputs) for model in (reference, pruned.model))
     for left, right in zip(expected, found, strict=True):
         assert left.shape == right.shape and left.dtype == right.dtype
@@ -202,6 +212,11 @@ def assert_equivalent(pruned: Pruned, reference: Model | None = None, tolerance:
         scale = np.abs(left.astype(np.float64)).max()
         assert np.isfinite(scale) and scale > 0
         assert np.abs(left.astype(np.float64) - right).max() <= tolerance * scale
+
+
+def assert_equivalent(pruned: Pruned, reference: Model | None = None, tolerance: float = 1e-4) -> None:
+    """As `assert_same_outputs`; also, every tensor has the shape that the labels say and the checker passes."""
+    assert_same_outputs(pruned, reference, tolerance)
     tensors = probe(pruned.model).tensors
     expected_shapes = kept_shapes(pruned.analysis, pruned.kept)
     common = tensors.keys() & expected_shapes.keys()

@@ -20,9 +20,7 @@ B = np.array([1.5, -2, 0, np.inf], np.float32)
 
 def gemm_model(weights=None, nodes=None, **graph_fields) -> onnx.ModelProto:
     """y = Gemm(x, W, B) with x of shape (N, 3), with metadata, a dynamic axis and declared weight shapes."""
-    weights = (
-        [numpy_helper.from_array(W, "W"), numpy_helper.from_array(B, "B")] if weights is None else weights
-    )
+    weights = [numpy_helper.from_array(W, "W"), numpy_helper.from_array(B, "B")] if weights is None else weights
     graph = helper.make_graph(
         [helper.make_node("Gemm", ["x", "W", "B"], ["y"], "gemm", transB=1)] if nodes is None else nodes,
         "g",
@@ -357,9 +355,7 @@ def test_external_entries_that_make_no_sense(tmp_path):
     assert "cannot be read" in refusal(write_external(tmp_path, "w\0.bin"))
 
 
-@pytest.mark.parametrize(
-    "location", ["../w.bin", "sub/../../w.bin", "{outside}", "C:\\w.bin", "link.bin", "sub/w.bin"]
-)
+@pytest.mark.parametrize("location", ["../w.bin", "sub/../../w.bin", "{outside}", "C:\\w.bin", "link.bin", "sub/w.bin"])
 def test_external_data_outside_the_folder_is_unsafe(tmp_path, location):
     outside = tmp_path / "w.bin"
     outside.write_bytes(W.tobytes())
@@ -490,9 +486,7 @@ def test_packed_external_data_stays_external(tmp_path):
 
 def test_models_over_the_limit_become_external(tmp_path, monkeypatch):
     large = np.arange(600, dtype=np.float32)
-    tensors = [
-        numpy_helper.from_array(a, n) for n, a in (("W", W), ("B", B), ("L1", large), ("L2", large + 1))
-    ]
+    tensors = [numpy_helper.from_array(a, n) for n, a in (("W", W), ("B", B), ("L1", large), ("L2", large + 1))]
     model = load_model(gemm_model(tensors))
     save_model(model, tmp_path / "inline.onnx")
     assert list(files(tmp_path)) == ["inline.onnx"]

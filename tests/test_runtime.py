@@ -158,9 +158,7 @@ def test_a_cuda_provider_that_silently_falls_back_is_not_accepted(monkeypatch):
     if "CUDAExecutionProvider" in ort.get_available_providers():
         pytest.skip("CUDA is there")
     opened = ort.InferenceSession
-    monkeypatch.setattr(
-        ort, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
-    )
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
     monkeypatch.setattr(ort, "InferenceSession", lambda proto, options, providers: opened(proto, options))
     runtime._cuda_starts.cache_clear()
     assert resolve_provider("auto") == "cpu"

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from graphs import Builder, between, check
+from graphs import Builder, assert_same_outputs, between, check
 from onnx import TensorProto
 
 INT_MAX = 2**63 - 1
@@ -35,6 +35,33 @@ def test_the_batch_stays_dynamic():
     flat = graph.node("Reshape", hidden, target(graph, size(graph, hidden, 0), 144))
     pruned = check(graph.model(graph.gemm(flat, 144, 3)), free=["producer"], units=8)
     assert any(node.op_type == "Where" for node in pruned.model.proto.graph.node)
+
+
+@pytest.mark.parametrize("batch", [1, "N"])
+def test_a_dynamic_length_stays_dynamic(batch):
+    graph = Builder()
+    hidden = graph.matmul(graph.input((batch, "L", 6)), 6, 8, name="producer")
+    shape = target(graph, *(size(graph, hidden, axis) for axis in range(3)))
+    hidden = graph.node("Reshape", graph.node("Relu", hidden), shape)
+    pruned = check(graph.model(graph.matmul(hidden, 8, 3)), free=["producer"], units=8)
+    assert_same_outputs(pruned, shapes={"x": (1, 7, 6)})
+
+
+def test_a_dynamic_size_of_images_stays_dynamic():
+    graph = Builder()
+    hidden = graph.conv(graph.input((1, 3, "H", "W")), 3, 8, name="producer")
+    shape = target(graph, *(size(graph, hidden, axis) for axis in range(3)), -1)
+    hidden = graph.node("Reshape", graph.node("Relu", hidden), shape)
+    pruned = check(graph.model(graph.conv(hidden, 8, 3)), free=["producer"], units=8)
+    assert_same_outputs(pruned, shapes={"x": (1, 3, 9, 7)})
+
+
+def test_a_dynamic_size_of_volumes_stays_dynamic():
+    graph = Builder()
+    hidden = graph.conv(graph.input((1, 1, "D", 4, 2)), 1, 8, (1, 1, 1), name="producer")
+    hidden = graph.node("Reshape", hidden, target(graph, 1, 8, size(graph, hidden, 2), 8))
+    pruned = check(graph.model(graph.conv(hidden, 8, 3, (1, 1))), free=["producer"], units=8)
+    assert_same_outputs(pruned, shapes={"x": (1, 1, 5, 4, 2)})
 
 
 def test_channels_from_the_shape():

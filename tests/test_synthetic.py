@@ -166,15 +166,8 @@ def test_images_are_normalised_and_channels_last_is_respected():
     first = synthetic_inputs(model_with(("x", TensorProto.FLOAT, ["N", 3, 16, 16])), 8)["x"]
     last = synthetic_inputs(model_with(("x", TensorProto.FLOAT, ["N", 16, 16, 3])), 8)["x"]
     np.testing.assert_array_equal(first, last.transpose(0, 3, 1, 2))
-    restored = first * np.reshape((0.229, 0.224, 0.225), (3, 1, 1)) + np.reshape(
-        (0.485, 0.456, 0.406), (3, 1, 1)
-    )
-    assert (
-        first.dtype == np.float32
-        and first.min() < -0.5
-        and restored.min() > -1e-6
-        and restored.max() < 1 + 1e-6
-    )
+    restored = first * np.reshape((0.229, 0.224, 0.225), (3, 1, 1)) + np.reshape((0.485, 0.456, 0.406), (3, 1, 1))
+    assert first.dtype == np.float32 and first.min() < -0.5 and restored.min() > -1e-6 and restored.max() < 1 + 1e-6
     model = model_with(("x", TensorProto.FLOAT, ["N", 3, 16, 16]))
     raw = synthetic_inputs(model, 8, normalisation=Normalisation((0,) * 3, (1,) * 3))["x"]
     np.testing.assert_allclose(raw, restored, atol=1e-6)

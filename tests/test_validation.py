@@ -18,9 +18,7 @@ def proto_of(nodes, inputs, outputs, weights=None):
     def values(items):
         return [helper.make_tensor_value_info(name, kind, shape) for name, kind, shape in items]
 
-    initializers = [
-        numpy_helper.from_array(np.asarray(array), name) for name, array in (weights or {}).items()
-    ]
+    initializers = [numpy_helper.from_array(np.asarray(array), name) for name, array in (weights or {}).items()]
     graph = helper.make_graph(nodes, "graph", values(inputs), values(outputs), initializers)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
@@ -68,9 +66,7 @@ def test_measures_follow_their_definitions_over_all_slices(monkeypatch):
 @pytest.mark.parametrize(("scale", "sqnr", "cosine"), [(0.0, 0.0, 0.0), (-1.0, -20 * math.log10(2), -1.0)])
 def test_sqnr_and_cosine_of_extremes(scale, sqnr, cosine):
     (output,) = validate(scaled(), scaled(scale), {"x": logits()}).outputs
-    assert output.sqnr_db == pytest.approx(sqnr, abs=1e-6) and output.cosine == pytest.approx(
-        cosine, abs=1e-6
-    )
+    assert output.sqnr_db == pytest.approx(sqnr, abs=1e-6) and output.cosine == pytest.approx(cosine, abs=1e-6)
 
 
 def test_an_original_of_zeros():

@@ -156,7 +156,9 @@ def einsum(site: Site) -> None:
     weights = [slot for slot in site.slots if site.is_weight(slot)]
     letters: dict[str, Axis] = {}
     for letter in dict.fromkeys(left.replace(",", "")):
-        members = [(slot, axis) for slot, term in enumerate(operands) for axis, name in enumerate(term) if name == letter]
+        members = [
+            (slot, axis) for slot, term in enumerate(operands) for axis, name in enumerate(term) if name == letter
+        ]
         slots = {slot for slot, _ in members}
         sizes = {site.shape(slot)[axis] for slot, axis in members}
         if len(sizes) > 1:

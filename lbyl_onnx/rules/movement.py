@@ -89,7 +89,8 @@ def slice_(site: Site) -> None:
 
 @rule("Gather")
 def gather(site: Site) -> None:
-    """On an axis with channels: a constant index vector, renumbered. A constant table makes channels on its other axes."""
+    """On an axis with channels: a constant index vector, renumbered. A constant table makes channels on its other
+    axes."""
     along = site.attr("axis", 0) % len(site.shape(0))
     if site.is_weight(0) and not site.is_weight(1):
         site.freeze(site.axes(0)[along], "looks them up")

@@ -61,8 +61,8 @@ def regroup(site: Site, shape: tuple[int, ...]) -> list[Axis]:
     1. Within a block, at most one axis may carry channels, and no other axis may vary in size.
     2. If the channels vary along one output axis only, that axis carries them (Flatten: each label repeats).
     3. If they spread over several (heads x head size, groups x channels), what is removed must stay rectangular:
-       one axis carries them and all indices of the others are equated. The longest axis is tried first, then, should that
-       leave the channels frozen, the others.
+       one axis carries them and all indices of the others are equated. The longest axis is tried first, then, should
+       that leave the channels frozen, the others.
     """
     axes: list[Axis] = [None] * len(shape)
     given = site.axes(0)
@@ -95,7 +95,9 @@ def _carrier(site: Site, spread: np.ndarray) -> tuple[int, np.ndarray]:
     for axis, face in enumerate(faces):
         if (face == face[:, :1]).all():
             return axis, face[:, 0]
-    options = sorted((axis for axis in range(spread.ndim) if spread.shape[axis] > 1), key=lambda a: (-spread.shape[a], -a))
+    options = sorted(
+        (axis for axis in range(spread.ndim) if spread.shape[axis] > 1), key=lambda a: (-spread.shape[a], -a)
+    )
     axis = site.choose(options, spread)
     site.labels.equate(faces[axis], faces[axis][:, :1])
     return axis, faces[axis][:, 0]

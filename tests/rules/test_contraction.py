@@ -150,9 +150,7 @@ def test_matmul_broadcasts_leading_axes():
 def test_matmul_of_a_vector_stays():
     graph = Builder()
     hidden = graph.gemm(graph.input(("N", 6)), 6, 8, name="producer")
-    check(
-        graph.model(graph.node("MatMul", hidden, graph.weight(8))), frozen={"producer": "multiplies a vector"}
-    )
+    check(graph.model(graph.node("MatMul", hidden, graph.weight(8))), frozen={"producer": "multiplies a vector"})
 
 
 def heads(graph, x, name, count=2, size=4):
@@ -177,9 +175,7 @@ def test_attention_shares_channels_of_queries_and_keys():
 
 def test_einsum_with_a_weight():
     graph = Builder()
-    hidden = graph.node(
-        "Einsum", graph.input(("N", 5, 6)), graph.weight(6, 8), equation="nli,io->nlo", name="producer"
-    )
+    hidden = graph.node("Einsum", graph.input(("N", 5, 6)), graph.weight(6, 8), equation="nli,io->nlo", name="producer")
     consumed = graph.node("Einsum", hidden, graph.weight(8, 3), equation="nlo,op->nlp")
     pruned = check(graph.model(consumed), free=["producer"], units=8)
     assert len(pruned.group("producer").consumers) == 1
@@ -196,9 +192,7 @@ def test_einsum_of_two_activations():
     )
 
 
-@pytest.mark.parametrize(
-    ("equation", "reason"), [("nlc->nl", "sums over them"), ("...c->...c", "ellipsis")]
-)
+@pytest.mark.parametrize(("equation", "reason"), [("nlc->nl", "sums over them"), ("...c->...c", "ellipsis")])
 def test_einsum_that_stays(equation, reason):
     graph = Builder()
     hidden = graph.matmul(graph.input(("N", 5, 6)), 6, 8, name="producer")

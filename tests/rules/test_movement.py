@@ -96,6 +96,21 @@ def test_split_counts_what_is_left_of_every_part(opset, sizes, form):
     assert not any(attribute.name == "num_outputs" for attribute in node.attribute)
 
 
+@pytest.mark.parametrize("op", ["Split", "Slice", "Gather"])
+def test_every_part_keeps_a_channel(op):
+    """However few channels are left, a part without any would be no tensor that a convolution takes."""
+    graph = Builder()
+    hidden = graph.conv(graph.input(), 3, 8, name="producer")
+    if op == "Split":
+        parts = graph.nodes("Split", [hidden], 2, axis=1)
+    elif op == "Slice":
+        parts = [sliced(graph, hidden, 0, 4, 1), sliced(graph, hidden, 4, 8, 1)]
+    else:
+        picked = ([0, 2, 4, 6], [1, 3, 5, 7])
+        parts = [graph.node("Gather", hidden, graph.constant(indices), axis=1) for indices in picked]
+    check(graph.model(summed(graph, parts, (4, 4))), free=["producer"], ratio=0.9)
+
+
 def test_split_over_space_passes_channels():
     def middle(graph, x):
         first, second = graph.nodes("Split", [x], 2, axis=2)

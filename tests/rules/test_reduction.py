@@ -22,9 +22,7 @@ def test_indices_of_a_pool_keep_channels():
 
 def test_pool_over_channels_keeps_them():
     def middle(graph, x):
-        return graph.node(
-            "MaxPool", graph.node("Transpose", x, perm=[0, 2, 1, 3]), kernel_shape=[3, 3], pads=[1] * 4
-        )
+        return graph.node("MaxPool", graph.node("Transpose", x, perm=[0, 2, 1, 3]), kernel_shape=[3, 3], pads=[1] * 4)
 
     check(between(middle, after=6), frozen={"producer": "pools over them"})
 
@@ -130,9 +128,7 @@ def test_layer_normalization_of_space_passes_channels():
     ],
 )
 def test_other_normalisations_over_channels_keep_them(op, attributes):
-    check(
-        between(lambda graph, x: graph.node(op, x, **attributes)), frozen={"producer": "normalises over them"}
-    )
+    check(between(lambda graph, x: graph.node(op, x, **attributes)), frozen={"producer": "normalises over them"})
 
 
 @pytest.mark.parametrize(

@@ -34,9 +34,7 @@ def headed(middle, features, **options):
 
 @pytest.mark.parametrize("axis", [1, -3])
 def test_flatten_repeats_every_channel(axis):
-    pruned = check(
-        headed(lambda graph, x: graph.node("Flatten", x, axis=axis), 144), free=["producer"], units=8
-    )
+    pruned = check(headed(lambda graph, x: graph.node("Flatten", x, axis=axis), 144), free=["producer"], units=8)
     consumer = pruned.group("producer").consumers[0]
     assert consumer.units[:19].tolist() == [0] * 18 + [1]
     assert pruned.shape(consumer.weight) == (4, 72)
@@ -172,9 +170,7 @@ def test_queries_keys_and_values_from_one_weight():
     hidden = graph.matmul(graph.input(("N", 5, 6)), 6, 24, name="qkv")
     split = graph.node("Reshape", hidden, graph.constant([0, 5, 3, 2, 4]))
     split = graph.node("Transpose", split, perm=[2, 0, 3, 1, 4])
-    query, key, value = (
-        graph.node("Gather", split, graph.constant(index), axis=0) for index in range(3)
-    )
+    query, key, value = (graph.node("Gather", split, graph.constant(index), axis=0) for index in range(3))
     scores = graph.node("MatMul", query, graph.node("Transpose", key, perm=[0, 1, 3, 2]))
     context = graph.node("MatMul", graph.node("Softmax", scores, axis=-1), value)
     context = graph.node("Transpose", context, perm=[0, 2, 1, 3])
@@ -188,6 +184,4 @@ def test_two_channel_axes_that_merge_keep_one():
     hidden = graph.node("MatMul", graph.weight(6, 5), graph.input(("N", 5, 7)), name="rows")
     hidden = graph.matmul(hidden, 7, 8, name="columns")
     flat = graph.node("Reshape", hidden, graph.constant([0, 48]))
-    check(
-        graph.model(graph.gemm(flat, 48, 3)), free=["columns"], frozen={"rows": "merges them with another"}
-    )
+    check(graph.model(graph.gemm(flat, 48, 3)), free=["columns"], frozen={"rows": "merges them with another"})
