@@ -53,7 +53,7 @@ def _restore_group(
     notes = []
     restored = False
     for consumer in group.consumers:
-        why = _no_consumer(consumer)
+        why = _no_consumer(consumer, group.units)
         if why is None:
             mix_into(model, consumer, choice.removed, mixing)
             restored = True
@@ -78,7 +78,9 @@ def _no_layer(analysis: Analysis, choice: Choice, layer: ProducerLayer | None) -
         return "a unit has several filters"
     if not group.consumers:
         return "no weight consumes these channels"
-    consumed = {consumer.weight for consumer in group.consumers}
+    consumers = {consumer.node for consumer in group.consumers}
+    ports = analysis.labelling.ports
+    consumed = _behind(analysis.model, [p.tensor for p in ports if p.kind == "consumer" and p.node in consumers])
     labelled = analysis.labelling.axes
     for name in analysis.model.weights:
         if name in layer.constants or name in consumed:
@@ -89,11 +91,25 @@ def _no_layer(analysis: Analysis, choice: Choice, layer: ProducerLayer | None) -
     return None
 
 
-def _no_consumer(consumer: WeightAxis) -> str | None:
+def _behind(model: Model, names: list[str]) -> set[str]:
+    """`names`, and the names of all tensors that they are computed from."""
+    makers = {name: node for node in model.proto.graph.node for name in node.output}
+    found: set[str] = set()
+    while names:
+        found.update(names)
+        names = [source for name in names if name in makers for source in makers[name].input if source not in found]
+    return found
+
+
+def _no_consumer(consumer: WeightAxis, units: int) -> str | None:
+    """Why this consumer cannot take over a group's removed units; None where it can."""
     if consumer.weight is None:
         return f"the weight of {consumer.name!r} is computed or shared"
     if consumer.groups > 1:
         return f"{consumer.op} {consumer.name!r} is grouped"
+    taken = np.bincount(consumer.units[consumer.units >= 0], minlength=units)
+    if (taken != taken[0]).any():
+        return f"{consumer.op} {consumer.name!r} does not take all of these channels alike"
     return None
 
 

@@ -28,6 +28,7 @@ class WeightAxis:
     """
 
     node: int
+    slot: int
     name: str
     op: str
     weight: str | None
@@ -165,7 +166,7 @@ class _Grouping:
         node = self._nodes[port.node]
         units = unit_of[self._classes.class_of[port.labels]]
         weight = self._constant(port.tensor)
-        return WeightAxis(port.node, node.name or node.output[0], node.op_type, weight, port.axis, units, port.groups)
+        return WeightAxis(port.node, port.slot, node.name or node.output[0], node.op_type, weight, port.axis, units, port.groups)
 
     def _constant(self, name: str) -> str | None:
         """The constant behind `name`, through Identity, if this is the only place that reads it."""

@@ -80,12 +80,17 @@ class Site:
         return [slot for slot in range(len(self.node.inputs)) if self.has(slot)]
 
     def facts(self, slot: int) -> TensorFacts:
-        """Facts of input `slot`."""
-        return self._tracer.probe.tensors[self.node.inputs[slot].name]
+        """Facts of input `slot`. Raises RuleDoesNotApply where it has no shape (a sequence)."""
+        return self._facts(self.node.inputs[slot].name)
 
     def out_facts(self, slot: int = 0) -> TensorFacts:
-        """Facts of output `slot`."""
-        return self._tracer.probe.tensors[self.node.outputs[slot].name]
+        """Facts of output `slot`. Raises RuleDoesNotApply where it has no shape (a sequence)."""
+        return self._facts(self.node.outputs[slot].name)
+
+    def _facts(self, name: str) -> TensorFacts:
+        if name not in self._tracer.probe.tensors:
+            raise RuleDoesNotApply(f"{self.title} works on {name!r}, which has no shape")
+        return self._tracer.probe.tensors[name]
 
     def shape(self, slot: int) -> tuple[int, ...]:
         """Probed shape of input `slot`."""

@@ -167,6 +167,16 @@ def save_model(model: Model, path: str | Path, force: bool = False) -> None:
         raise UsageError(f"{path}: cannot be written ({reason}); choose another place") from None
 
 
+def reads(node: onnx.NodeProto) -> list[str]:
+    """Names that a node reads, in its subgraphs too."""
+    names = [name for name in node.input if name]
+    for attribute in node.attribute:
+        for graph in [attribute.g, *attribute.graphs]:
+            names += [name for inner in graph.node for name in reads(inner)]
+            names += [output.name for output in graph.output]
+    return names
+
+
 # ---- reading
 
 

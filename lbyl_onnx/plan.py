@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,34 +51,43 @@ class Plan:
         return bool(self.kept.all())
 
 
-def choose(analysis: Analysis, selection: Selection) -> Plan:
+def choose(
+    analysis: Analysis, selection: Selection, measured: Mapping[int, np.ndarray] | None = None
+) -> Plan:
     """Rank every group's units by the criterion and remove the least important ones.
 
-    Raises UsageError for a regular expression that does not compile and where the criterion does not apply.
+    `measured`: importance of the units, float64 (units,), by group number, for criteria that are measured on
+    activations; groups without fall back to `l2`. Raises UsageError for a regular expression that does not compile
+    and where the criterion does not apply.
     """
     reader = LayerReader(analysis.model)
     rng = np.random.default_rng(selection.seed)
-    include, exclude = _pattern("include", selection.include), _pattern("exclude", selection.exclude)
     kept = np.ones(analysis.classes.count, bool)
     ranks = np.zeros(analysis.classes.count)
-    reasons = []
-    for group in analysis.groups:
-        removed = np.zeros(group.units, bool)
-        reason = _left_alone(group, selection, include, exclude)
-        if reason is None:
+    reasons = reasons_to_leave(analysis, selection)
+    for index, (group, reason) in enumerate(zip(analysis.groups, reasons, strict=True)):
+        if reason is not None:
+            continue
+        if measured is not None:
+            scores = measured[index] if index in measured else importance(group, reader, "l2", rng)
+        else:
             scores = importance(group, reader, selection.criterion, rng)
-            scores[~group.free] = np.inf
-            count = units_kept(group.units, selection.ratio, selection.round_to)
-            removed[np.argsort(scores, kind="stable")[: group.units - count]] = True
-            removed &= group.free
-            ranks[group.classes] = np.argsort(np.argsort(scores))
-        kept[group.classes[removed]] = False
-        reasons.append(reason)
+        scores = np.where(group.free, scores, np.inf)
+        count = units_kept(group.units, selection.ratio, selection.round_to)
+        removed = np.argsort(scores, kind="stable")[: group.units - count]
+        ranks[group.classes] = np.argsort(np.argsort(scores))
+        kept[group.classes[removed[group.free[removed]]]] = False
     _keep_one_everywhere(analysis, kept, ranks)
     choices = tuple(
         Choice(group, ~kept[group.classes], reason) for group, reason in zip(analysis.groups, reasons, strict=True)
     )
     return Plan(choices, kept)
+
+
+def reasons_to_leave(analysis: Analysis, selection: Selection) -> list[str | None]:
+    """Per group, why the options leave it alone; None where units may go."""
+    include, exclude = _pattern("include", selection.include), _pattern("exclude", selection.exclude)
+    return [_left_alone(group, selection, include, exclude) for group in analysis.groups]
 
 
 def _keep_one_everywhere(analysis: Analysis, kept: np.ndarray, ranks: np.ndarray) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 
-from .errors import ModelError
+from .errors import ModelError, NothingToRemove
 from .model_file import Model
 from .runtime import feed_batches, open_session, run
 from .synthetic import InputSpec, concrete_shapes, input_specs, synthetic_inputs
@@ -17,6 +18,8 @@ MAX_VALUE_SIZE = 4096
 SMALL_STEP, LARGE_STEP = 8, 32
 """How much a dynamic size grows from one run to the other, below LARGE_STEP and from there on."""
 _SHAPE_SUFFIX = "__lbyl_shape"
+_WITHOUT_SHAPE = tuple(f"tensor({name})" for name in ("int2", "uint2", "int4", "uint4"))
+"""Types that onnxruntime's Shape does not take."""
 _Shapes = dict[str, tuple[int, ...]]
 
 
@@ -44,23 +47,26 @@ def probe(model: Model) -> Probe:
     """Run the model once, or twice with other sizes where it has dynamic axes, and note every tensor's shape.
 
     Comparing two runs tells dynamic sizes from static ones without symbolic inference. A model that takes
-    only the sizes it was exported with is probed at those. Raises ModelError where onnxruntime refuses the model.
+    only the sizes it was exported with is probed at those. Raises ModelError where onnxruntime refuses the model,
+    NothingToRemove where it loads but cannot be run on made-up inputs (texts, sequences, indices within some range).
     """
-    specs = input_specs(model)
-    observed = _observed(model)
-    session = open_session(_instrumented(model, observed), optimise=False)
+    session, observed = _open(model)
     failure: ModelError | None = None
-    for shapes, other_shapes in _attempts(specs):
-        try:
-            one = _run_at(model, session, observed, shapes)
-            two = one if other_shapes is None else _run_at(model, session, observed, other_shapes)
-        except ModelError as error:
-            failure = error
-            continue
-        batch = next((shapes[spec.name][0] for spec in specs if spec.shape and spec.shape[0] is None), 1)
-        return Probe({name: _compare(one[name], two[name]) for name in one}, batch)
-    assert failure is not None
-    raise failure
+    try:
+        specs = input_specs(model)
+        for shapes, other_shapes in _attempts(specs):
+            try:
+                one = _run_at(model, session, observed, shapes)
+                two = one if other_shapes is None else _run_at(model, session, observed, other_shapes)
+            except ModelError as error:
+                failure = error
+                continue
+            batch = next((shapes[spec.name][0] for spec in specs if spec.shape and spec.shape[0] is None), 1)
+            return Probe({name: _compare(one[name], two[name]) for name in one}, batch)
+    except ModelError as error:
+        failure = error
+    name = model.path.name if model.path else "the model"
+    raise NothingToRemove(f"{name}: nothing to remove, as no made-up input shows its shapes: {failure}")
 
 
 def _attempts(specs: tuple[InputSpec, ...]) -> list[tuple[_Shapes, _Shapes | None]]:
@@ -86,8 +92,24 @@ class _Observed:
     values: list[str]
 
 
-def _observed(model: Model) -> _Observed:
-    """Every tensor of the main graph, and those among them whose value depends on sizes and constants alone."""
+def _open(model: Model) -> tuple[ort.InferenceSession, _Observed]:
+    """A session that returns the shape of everything that has one; the types are asked for only where needed."""
+    observed = _observed(model)
+    try:
+        return open_session(_instrumented(model, observed), optimise=False), observed
+    except ModelError:
+        bare = open_session(_with_outputs(model, observed.tensors), optimise=False)
+    shapeless = {
+        value.name
+        for value in bare.get_outputs()
+        if not value.type.startswith("tensor(") or value.type in _WITHOUT_SHAPE
+    }
+    observed = _observed(model, shapeless)
+    return open_session(_instrumented(model, observed), optimise=False), observed
+
+
+def _observed(model: Model, shapeless: Set[str] = frozenset()) -> _Observed:
+    """Tensors of the main graph but `shapeless` ones, and those among them that depend on sizes and constants alone."""
     graph = model.proto.graph
     tensors = [value.name for value in graph.input if value.name not in model.weights]
     known = {name for name, array in model.weights.items() if array.size <= MAX_VALUE_SIZE}
@@ -101,7 +123,7 @@ def _observed(model: Model) -> _Observed:
             if node.op_type in ("Shape", "Size") or all(name in known for name in node.input if name):
                 known.update(outputs)
                 values += outputs
-    return _Observed(tensors, values)
+    return _Observed(*([name for name in names if name not in shapeless] for names in (tensors, values)))
 
 
 def _is_foldable(node: onnx.NodeProto, free: set[str]) -> bool:
@@ -112,14 +134,17 @@ def _is_foldable(node: onnx.NodeProto, free: set[str]) -> bool:
 
 def _instrumented(model: Model, observed: _Observed) -> Model:
     """The model with the shape of every tensor, and the observed values, as its only outputs."""
-    instrumented = model.copy()
-    graph = instrumented.proto.graph
-    del graph.output[:]
+    instrumented = _with_outputs(model, [*(name + _SHAPE_SUFFIX for name in observed.tensors), *observed.values])
     for name in observed.tensors:
-        graph.node.add(op_type="Shape", input=[name], output=[name + _SHAPE_SUFFIX])
-        graph.output.append(onnx.ValueInfoProto(name=name + _SHAPE_SUFFIX))
-    graph.output.extend(onnx.ValueInfoProto(name=name) for name in observed.values)
+        instrumented.proto.graph.node.add(op_type="Shape", input=[name], output=[name + _SHAPE_SUFFIX])
     return instrumented
+
+
+def _with_outputs(model: Model, names: list[str]) -> Model:
+    result = model.copy()
+    del result.proto.graph.output[:]
+    result.proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    return result
 
 
 def _run_at(

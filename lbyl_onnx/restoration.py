@@ -69,7 +69,7 @@ def _ridge(
     minimum-norm solution where the penalty is 0.
     """
     values, vectors = linalg.eigh(basis @ basis.T)
-    floor = max(values[-1], 0.0) * len(values) * np.finfo(np.float64).eps
+    floor = 4 * max(values[-1], 0.0) * max(basis.shape) * np.finfo(np.float64).eps
     spectrum = np.maximum(values, 0)[None, :] + penalty[:, None]
     inverse = np.where(spectrum > floor, 1 / np.maximum(spectrum, np.finfo(np.float64).tiny), 0)
     projected = (targets @ basis.T) @ vectors

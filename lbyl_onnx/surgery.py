@@ -2,7 +2,7 @@
 
 1. Constants: along every labelled axis, the channels that are not kept are deleted.
 2. Sizes and indices (edits): attributes are rewritten, inputs replaced by new constants; a vector that also varies
-   with the input's sizes is corrected by a Where in front of its node.
+   with the input's sizes is corrected by a Where (before opset 9: Mul and Add) in front of its node.
 3. Value infos of the cut tensors get their new sizes.
 4. Nodes and initializers that nothing reads any longer since 2 are dropped.
 Names of nodes, inputs and outputs, types, dynamic axes, opset and metadata stay as they are.
@@ -18,7 +18,7 @@ from onnx import helper
 
 from .edits import Renumber, SetSizes
 from .groups import Analysis
-from .model_file import Model
+from .model_file import Model, reads
 
 
 def cut(analysis: Analysis, kept: np.ndarray, model: Model | None = None) -> Model:
@@ -42,6 +42,7 @@ class _Surgery:
         self._graph = model.proto.graph
         self._nodes = list(self._graph.node)
         self._inserted: dict[int, list[onnx.NodeProto]] = {}
+        self._opset = next((entry.version for entry in model.proto.opset_import if entry.domain in ("", "ai.onnx")), 1)
 
     def cut_constants(self) -> None:
         for name, array in list(self.model.weights.items()):
@@ -76,8 +77,10 @@ class _Surgery:
         return self._kept[self._class_of[labels]]
 
     def _is_active(self, edit: SetSizes) -> bool:
+        """Whether a channel that the sizes describe goes; a bound counted from the end (Slice) moves with any."""
+        from_end = any(np.ravel(edit.value)[entry] < 0 for entry in edit.counts)
         labels = [*edit.counts.values(), *edit.pinned.values()]
-        return any(not self._mask(array).all() for array in labels)
+        return from_end or any(not self._mask(array).all() for array in labels)
 
     def _set_sizes(self, edit: SetSizes) -> None:
         node = self._nodes[edit.node]
@@ -111,16 +114,24 @@ class _Surgery:
         node.input[slot] = self._new_constant(f"{node.output[0]}_sizes_{slot}", value)
 
     def _correct(self, edit: SetSizes, node: onnx.NodeProto, value: np.ndarray) -> None:
-        """Known entries from a constant, the others as the graph computes them."""
+        """Known entries from a constant, the others as the graph computes them; before opset 9 without Where."""
         assert isinstance(edit.slot, int)
-        known = np.zeros(value.size, bool)
-        known[[*edit.counts, *edit.pinned]] = True
-        base = f"{node.output[0]}_sizes_{edit.slot}"
-        mask = self._new_constant(f"{base}_known", known.reshape(value.shape))
-        constant = self._new_constant(base, value)
+        known = np.zeros(value.shape, bool)
+        known.flat[[*edit.counts, *edit.pinned]] = True
+        base, computed = f"{node.output[0]}_sizes_{edit.slot}", node.input[edit.slot]
         output = self._new_name(f"{base}_corrected")
-        where = helper.make_node("Where", [mask, constant, node.input[edit.slot]], [output], name=output)
-        self._inserted.setdefault(edit.node, []).append(where)
+        if self._opset >= 9:
+            mask, constant = self._new_constant(f"{base}_known", known), self._new_constant(base, value)
+            inserted = [helper.make_node("Where", [mask, constant, computed], [output], name=output)]
+        else:
+            mask = self._new_constant(f"{base}_computed", (~known).astype(value.dtype))
+            constant = self._new_constant(base, np.where(known, value, 0))
+            masked = self._new_name(f"{base}_masked")
+            inserted = [
+                helper.make_node("Mul", [computed, mask], [masked], name=masked),
+                helper.make_node("Add", [masked, constant], [output], name=output),
+            ]
+        self._inserted.setdefault(edit.node, []).extend(inserted)
         node.input[edit.slot] = output
 
     def _renumber(self, edit: Renumber) -> None:
@@ -145,7 +156,7 @@ class _Surgery:
 
     def _unread(self) -> set[str]:
         """Names that no node and no output of the graph reads."""
-        read = Counter(name for node in self._graph.node for name in _reads(node))
+        read = Counter(name for node in self._graph.node for name in reads(node))
         read.update(output.name for output in self._graph.output)
         made = [*self.model.weights, *(name for node in self._graph.node for name in node.output)]
         return {name for name in made if not read[name]}
@@ -164,13 +175,3 @@ class _Surgery:
             del self._graph.node[:]
             self._graph.node.extend(alive)
             self.model.remove(newly)
-
-
-def _reads(node: onnx.NodeProto) -> list[str]:
-    """Names that a node reads, in its subgraphs too."""
-    names = list(node.input)
-    for attribute in node.attribute:
-        for graph in [attribute.g, *attribute.graphs]:
-            names += [name for inner in graph.node for name in _reads(inner)]
-            names += [output.name for output in graph.output]
-    return names

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_graphsurgeon as gs
+from onnx_graphsurgeon.logger import G_LOGGER
 
 from .labelling import Labelling, RuleDoesNotApply, Site, Tracer
 from .labels import LabelClasses
@@ -21,7 +22,8 @@ def label_channels(model: Model, probe: Probe) -> tuple[Labelling, LabelClasses]
     Where a reshape could carry its channels on either of several axes and the first choice leaves them frozen, the
     next is tried; the pass that freezes the fewest produced channels is returned.
     """
-    graph = gs.import_onnx(model.proto)
+    with G_LOGGER.suppress():
+        graph = gs.import_onnx(model.proto)
     choices: dict[int, int] = {}
     best: tuple[int, Labelling, LabelClasses] | None = None
     for _ in range(MAX_ATTEMPTS):

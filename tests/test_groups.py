@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from graphs import Builder, between, check, prune
+from graphs import Builder, between, check, prune, without_consumed
 from onnx import TensorProto, helper, numpy_helper
 
 from lbyl_onnx.groups import is_floating, node_macs
@@ -72,6 +72,47 @@ def test_an_operator_without_a_rule_keeps_channels(op, domain):
     extra = [graph.constant(np.zeros((8, 8), np.int64))] if op == "GatherElements" else []
     hidden = graph.node(op, hidden, *extra, domain=domain, name="odd")
     check(graph.model(graph.matmul(hidden, 8, 3)), frozen={"producer": f"operator {op} 'odd' has no rule"})
+
+
+def test_a_recurrent_network_keeps_its_inputs():
+    graph = Builder()
+    hidden = graph.matmul(graph.input((5, "N", 6)), 6, 8, name="producer")
+    weights = graph.weight(1, 16, 8), graph.weight(1, 16, 4), graph.weight(1, 32)
+    hidden = graph.node("LSTM", hidden, *weights, hidden_size=4, name="lstm")
+    hidden = graph.matmul(graph.node("Squeeze", hidden, graph.constant([1])), 4, 6, name="free")
+    proto = graph.model(graph.matmul(hidden, 6, 3))
+    check(proto, free=["free"], frozen={"producer": "operator LSTM 'lstm' has no rule"})
+
+
+@pytest.mark.parametrize("kind", ["sequence", "optional"])
+def test_what_is_no_tensor_keeps_channels(kind):
+    graph = Builder()
+    hidden = graph.conv(graph.input(), 3, 8, name="producer")
+    if kind == "sequence":
+        packed = graph.node("SplitToSequence", hidden, axis=1, keepdims=1)
+        hidden = graph.node("SequenceAt", packed, graph.constant(2))
+    else:
+        hidden = graph.node("OptionalGetElement", graph.node("Optional", hidden))
+    hidden = graph.conv(hidden, 1 if kind == "sequence" else 8, 6, name="free")
+    check(graph.model(graph.conv(hidden, 6, 4)), free=["free"], frozen={"producer": "has no rule"})
+
+
+def test_a_loop_keeps_what_it_carries():
+    def info(name, kind, shape=()):
+        return helper.make_tensor_value_info(name, kind, shape)
+
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go"], ["again"]), helper.make_node("Relu", ["value"], ["next"])],
+        "body",
+        [info("i", TensorProto.INT64), info("go", TensorProto.BOOL), info("value", TensorProto.FLOAT, None)],
+        [info("again", TensorProto.BOOL), info("next", TensorProto.FLOAT, None)],
+    )
+    graph = Builder()
+    hidden = graph.conv(graph.input(), 3, 8, name="producer")
+    hidden = graph.node("Loop", graph.constant(3), graph.constant(np.array(True)), hidden, body=body, name="loop")
+    hidden = graph.conv(hidden, 8, 6, name="free")
+    proto = graph.model(graph.conv(hidden, 6, 4))
+    check(proto, free=["free"], frozen={"producer": "operator Loop 'loop' has no rule"})
 
 
 def branch(nodes, output):
@@ -191,6 +232,42 @@ def test_a_weight_that_is_computed_from_constants(op):
     hidden = graph.node("Relu", graph.node("Conv", graph.input(), weight, name="producer"))
     pruned = check(graph.model(graph.conv(hidden, 8, 4)), free=["producer"], units=8)
     assert pruned.group("producer").producers[0].weight == ("filters" if op == "Identity" else None)
+
+
+def test_a_product_of_two_weights_is_a_weight():
+    graph = Builder()
+    weight = graph.node("MatMul", graph.weight(6, 5), graph.weight(5, 8, name="right"))
+    hidden = graph.node("MatMul", graph.input(("N", 6)), weight, name="producer")
+    pruned = check(graph.model(graph.matmul(hidden, 8, 3)), free=["producer"], units=8)
+    assert pruned.shape("right") == (5, 4)
+
+
+def test_a_weight_that_is_normalised_in_the_graph():
+    graph = Builder()
+    stored = graph.weight(8, 3, 3, 3, name="direction")
+    norm = graph.node("ReduceL2", stored, axes=[1, 2, 3])
+    weight = graph.node("Mul", graph.node("Div", stored, norm), graph.positive(8, 1, 1, 1))
+    hidden = graph.node("Conv", graph.input(), weight, name="producer")
+    proto = graph.model(graph.conv(hidden, 8, 4))
+    pruned = check(proto, free=["producer"], units=8, reference=without_consumed)
+    assert pruned.shape("direction") == (4, 3, 3, 3)
+
+
+def test_a_weight_that_is_an_output_stays():
+    graph = Builder()
+    weight = graph.weight(8, 3, 3, 3, name="filters")
+    hidden = graph.node("Conv", graph.input(), weight, name="producer")
+    check(graph.model(graph.conv(hidden, 8, 4), weight), frozen={"producer": "output 'filters' of the model"})
+
+
+def test_the_long_name_of_the_default_domain():
+    def middle(graph, x):
+        first, second = graph.nodes("Split", [x, graph.constant([5, 3])], 2, axis=1)
+        return graph.node("Concat", second, first, axis=1)
+
+    proto = between(middle)
+    proto.opset_import[0].domain = "ai.onnx"
+    check(proto, free=["producer"], units=8)
 
 
 def test_a_node_without_a_name_is_called_by_its_output():

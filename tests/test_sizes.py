@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from graphs import Builder, assert_same_outputs, between, check
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 INT_MAX = 2**63 - 1
 
@@ -34,7 +34,20 @@ def test_the_batch_stays_dynamic():
     hidden = convolved(graph)
     flat = graph.node("Reshape", hidden, target(graph, size(graph, hidden, 0), 144))
     pruned = check(graph.model(graph.gemm(flat, 144, 3)), free=["producer"], units=8)
-    assert any(node.op_type == "Where" for node in pruned.model.proto.graph.node)
+    assert_same_outputs(pruned, shapes={"x": (5, 3, 6, 3)})
+
+
+def test_a_computed_shape_in_an_opset_without_where():
+    graph = Builder(opset=8, ir_version=3)
+    hidden = convolved(graph)
+    batch = graph.node("Gather", graph.node("Shape", hidden), graph.constant(0), axis=0)
+    batch = graph.node("Unsqueeze", batch, axes=[0])
+    flat = graph.node("Reshape", hidden, target(graph, batch, 144))
+    proto = graph.model(graph.gemm(flat, 144, 3))
+    for tensor in proto.graph.initializer:
+        proto.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    pruned = check(proto, free=["producer"], units=8)
+    assert_same_outputs(pruned, shapes={"x": (5, 3, 6, 3)})
 
 
 @pytest.mark.parametrize("batch", [1, "N"])

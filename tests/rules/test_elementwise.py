@@ -151,6 +151,14 @@ def test_a_gate_per_pixel_keeps_its_single_channel():
     check(between(gated), free=["producer"], frozen={"gate": "broadcasts them|single unit"}, units=8)
 
 
+def test_a_sum_with_its_own_channels_in_another_order():
+    def middle(graph, x):
+        return graph.node("Add", x, graph.node("Gather", x, graph.constant(list(range(8))[::-1]), axis=1))
+
+    pruned = check(between(middle), free=["producer"], units=4)
+    assert pruned.group("producer").coupled
+
+
 def test_a_sum_with_the_input_stays():
     graph = Builder()
     x = graph.input(("N", 8, 6, 3))

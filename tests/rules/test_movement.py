@@ -1,6 +1,11 @@
 import numpy as np
 import pytest
-from graphs import Builder, between, check
+from graphs import Builder, Pruned, assert_equivalent, between, check
+
+from lbyl_onnx.groups import analyse
+from lbyl_onnx.model_file import load_model
+from lbyl_onnx.probe import probe
+from lbyl_onnx.surgery import cut
 
 INT_MAX = 2**63 - 1
 
@@ -146,6 +151,18 @@ def test_slice_of_channels(opset, axis, start, end, width):
         return sliced(graph, x, start, end, axis)
 
     check(between(middle, opset=opset, after=width), free=["producer"], units=8)
+
+
+@pytest.mark.parametrize("opset", [9, 17])
+@pytest.mark.parametrize(("start", "end", "width"), [(0, -2, 6), (-5, 8, 5)])
+def test_slice_counted_from_the_end_of_which_only_other_channels_go(opset, start, end, width):
+    proto = between(lambda graph, x: sliced(graph, x, start, end, 1), opset=opset, after=width)
+    model = load_model(proto)
+    analysis = analyse(model, probe(model))
+    for unit in range(8):
+        kept = np.ones(analysis.classes.count, bool)
+        kept[analysis.groups[0].classes[unit]] = False
+        assert_equivalent(Pruned(analysis, kept, cut(analysis, kept)))
 
 
 def test_slices_that_cover_all_channels():

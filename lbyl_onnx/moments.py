@@ -1,0 +1,83 @@
+"""Moments of a layer's rows and outputs, gathered batch by batch, and the ridge regression they allow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import linalg
+
+RIDGE = 1e-2
+"""Strength of the pull towards the present weights, relative to the mean diagonal of the inputs' covariance."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """`matrix`: float64 (groups, outputs, inputs). `error`: share of the outputs' variance that is left, in [0, 1] up to
+    rounding. `condition`: estimated condition number of the ridge system, the worst over the groups."""
+
+    matrix: np.ndarray
+    error: float
+    condition: float
+
+
+class RowMoments:
+    """Second moments of rows x, (groups, rows, inputs), and outputs y, (rows, groups x outputs): memory does not grow
+    with the number of rows. Products in the rows' own precision, sums over batches in float64."""
+
+    def __init__(self, groups: int, outputs: int, inputs: int) -> None:
+        self._rows = 0
+        self._xx = np.zeros((groups, inputs, inputs))
+        self._yx = np.zeros((groups, outputs, inputs))
+        self._yy = np.zeros((groups, outputs))
+        self._x = np.zeros((groups, inputs))
+        self._y = np.zeros((groups, outputs))
+
+    def add(self, x: np.ndarray, y: np.ndarray) -> None:
+        """Rows x (groups, rows, inputs) with outputs y (rows, groups x outputs)."""
+        x = x.astype(np.float32, copy=False)
+        y = np.moveaxis(y.astype(np.float32, copy=False).reshape(len(y), len(self._y), -1), 1, 0)
+        self._rows += x.shape[1]
+        self._xx += x.transpose(0, 2, 1) @ x
+        self._yx += y.transpose(0, 2, 1) @ x
+        self._yy += np.einsum("gro,gro->go", y, y, dtype=np.float64)
+        self._x += x.sum(axis=1, dtype=np.float64)
+        self._y += y.sum(axis=1, dtype=np.float64)
+
+    def solve(self, present: np.ndarray, centred: bool) -> Fitted:
+        """The matrix W that minimises E|y - W x - c|^2 + r |W - present|^2; c is 0 unless `centred`.
+
+        `present`: float64 (groups, outputs, inputs). r is RIDGE times the mean diagonal of the inputs' covariance.
+        """
+        x, y = self._x / self._rows, self._y / self._rows
+        if not centred:
+            x, y = np.zeros_like(x), np.zeros_like(y)
+        xx = self._xx / self._rows - x[:, :, None] * x[:, None, :]
+        yx = self._yx / self._rows - y[:, :, None] * x[:, None, :]
+        variance = float((self._yy / self._rows - y**2).sum())
+        matrix = np.empty_like(present)
+        left, condition = variance, 1.0
+        for group in range(len(xx)):
+            inputs = xx.shape[1]
+            ridge = RIDGE * np.trace(xx[group]) / inputs + np.finfo(np.float64).tiny ** 0.5
+            system = xx[group] + ridge * np.eye(inputs)
+            norm = np.abs(system).sum(axis=0).max()
+            factor, lower = linalg.cho_factor(system, lower=True)
+            matrix[group] = linalg.cho_solve((factor, lower), (yx[group] + ridge * present[group]).T).T
+            reciprocal, _ = linalg.lapack.dpocon(factor, norm, uplo="L")
+            condition = max(condition, 1 / max(reciprocal, np.finfo(np.float64).tiny))
+            left += float(np.einsum("oi,oi->", matrix[group] @ xx[group] - 2 * yx[group], matrix[group]))
+        return Fitted(matrix, left / variance if variance > 0 else 0.0, condition)
+
+
+def channel_statistics(values: list[np.ndarray], axis: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance of each channel over all batches, float64 (channels,)."""
+    total = square = np.zeros(values[0].shape[axis])
+    count = 0
+    for value in values:
+        others = tuple(position for position in range(value.ndim) if position != axis % value.ndim)
+        total = total + value.sum(axis=others, dtype=np.float64)
+        square = square + np.square(value).sum(axis=others, dtype=np.float64)
+        count += value.size // value.shape[axis]
+    mean = total / count
+    return mean, np.maximum(square / count - mean**2, 0)

@@ -1,0 +1,149 @@
+"""What a weight layer reads for one output value, as rows: patches of a convolution's input, rows of a matrix."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import helper
+
+MATRIX_OPS = ("Gemm", "MatMul")
+
+
+@dataclass(frozen=True)
+class LinearNode:
+    """A Conv, Gemm or MatMul with a constant weight, as `output = rows @ matrix.T + bias`.
+
+    `data_slot`, `weight_slot`: its inputs. `groups`: convolution groups. `alpha`: Gemm's factor.
+    """
+
+    node: onnx.NodeProto
+    data_slot: int
+    weight_slot: int
+    groups: int = 1
+
+    @property
+    def data(self) -> str:
+        """Name of the activation read."""
+        return self.node.input[self.data_slot]
+
+    @property
+    def weight(self) -> str:
+        """Name of the weight."""
+        return self.node.input[self.weight_slot]
+
+    @property
+    def output(self) -> str:
+        """Name of the output."""
+        return self.node.output[0]
+
+    @property
+    def is_convolution(self) -> bool:
+        """Whether channels are axis 1 and space follows."""
+        return self.node.op_type == "Conv"
+
+    @property
+    def attributes(self) -> dict[str, object]:
+        """Attributes by name."""
+        return {attribute.name: helper.get_attribute_value(attribute) for attribute in self.node.attribute}
+
+    def matrix(self, weight: np.ndarray) -> np.ndarray:
+        """The weight as float64 (groups, outputs per group, inputs of a row)."""
+        value = weight.astype(np.float64)
+        if self.is_convolution:
+            return value.reshape(self.groups, len(value) // self.groups, -1)
+        return (value if self._outputs_first else value.T)[None] * self._alpha
+
+    def weight_like(self, matrix: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        """The inverse of `matrix`: a weight of the shape and type of `weight`."""
+        if self.is_convolution:
+            return matrix.reshape(weight.shape).astype(weight.dtype)
+        value = matrix[0] / self._alpha
+        return np.ascontiguousarray((value if self._outputs_first else value.T).astype(weight.dtype))
+
+    @property
+    def _alpha(self) -> float:
+        return float(self.attributes.get("alpha", 1.0)) if self.node.op_type == "Gemm" else 1.0  # type: ignore[arg-type]
+
+    @property
+    def _outputs_first(self) -> bool:
+        """Whether the weight's first axis is the output."""
+        transposed = self.attributes.get("transB" if self.weight_slot == 1 else "transA", 0)
+        return bool(transposed) if self.weight_slot == 1 else not transposed
+
+
+def linear_node(node: onnx.NodeProto, weights: dict[str, np.ndarray]) -> LinearNode | None:
+    """`node` as a LinearNode; None where it is none, or of a form that rows do not describe."""
+    if node.op_type == "Conv" and node.input[1] in weights:
+        group = next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
+        return LinearNode(node, 0, 1, group)
+    if node.op_type in MATRIX_OPS and node.input[1] in weights and weights[node.input[1]].ndim == 2:
+        flipped = any(attribute.name == "transA" and attribute.i for attribute in node.attribute)
+        return None if flipped else LinearNode(node, 0, 1)
+    return None
+
+
+def position_count(output: np.ndarray, layer: LinearNode) -> int:
+    """How many positions (rows) an output of `layer` has."""
+    channels = output.shape[1] if layer.is_convolution else output.shape[-1]
+    return output.size // channels
+
+
+def rows_at(output: np.ndarray, layer: LinearNode, positions: np.ndarray) -> np.ndarray:
+    """An output of `layer` at some of its positions, (rows, channels)."""
+    if not layer.is_convolution:
+        return output.reshape(-1, output.shape[-1])[positions]
+    sample, *place = np.unravel_index(positions, (len(output), *output.shape[2:]))
+    return np.moveaxis(output, 1, -1)[(sample, *place)]
+
+
+def sample_rows(
+    layer: LinearNode, data: np.ndarray, kernel: tuple[int, ...], positions: np.ndarray, output_shape: tuple[int, ...]
+) -> np.ndarray:
+    """Rows that the layer multiplies at some output positions, in the data's type (groups, rows, inputs of a row).
+
+    `positions`: int64, indices into the output's (samples, *space), flattened; for matrices, rows of the data.
+    `kernel`: the weight's spatial shape. Zero padding enters the rows as zeros, so borders are exact.
+    """
+    if not layer.is_convolution:
+        return data.reshape(-1, data.shape[-1])[positions][None]
+    space = output_shape[2:]
+    attributes = layer.attributes
+    strides = attributes.get("strides") or [1] * len(space)
+    dilations = attributes.get("dilations") or [1] * len(space)
+    before, after = _padding(attributes, data.shape[2:], kernel, space, strides, dilations)  # type: ignore[arg-type]
+    padded = np.pad(data, [(0, 0), (0, 0), *zip(before, after, strict=True)])
+    padded = np.ascontiguousarray(np.moveaxis(padded, 1, -1))
+    sample, *place = np.unravel_index(positions, (len(data), *space))
+    taps = []
+    for tap in itertools.product(*(range(size) for size in kernel)):
+        where = [
+            p * stride + t * dilation
+            for p, stride, t, dilation in zip(place, strides, tap, dilations, strict=True)  # type: ignore[call-overload]
+        ]
+        taps.append(padded[(sample, *where)])
+    rows = np.stack(taps, axis=-1)
+    return np.moveaxis(rows.reshape(len(positions), layer.groups, -1), 1, 0)
+
+
+def _padding(
+    attributes: dict[str, object],
+    size: tuple[int, ...],
+    kernel: tuple[int, ...],
+    output: tuple[int, ...],
+    strides: list[int],
+    dilations: list[int],
+) -> tuple[list[int], list[int]]:
+    """Zeros before and after each spatial axis, as `pads` or `auto_pad` say."""
+    mode = attributes.get("auto_pad", b"NOTSET")
+    if mode in (b"SAME_UPPER", b"SAME_LOWER"):
+        total = [
+            max((o - 1) * s + (k - 1) * d + 1 - n, 0)
+            for o, s, k, d, n in zip(output, strides, kernel, dilations, size, strict=True)
+        ]
+        small, large = [t // 2 for t in total], [t - t // 2 for t in total]
+        return (small, large) if mode == b"SAME_UPPER" else (large, small)
+    pads = list(attributes.get("pads") or [0] * (2 * len(size)))  # type: ignore[call-overload]
+    return pads[: len(size)], pads[len(size) :]

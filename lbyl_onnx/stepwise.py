@@ -1,0 +1,183 @@
+"""Run a model stretch by stretch, so that its weights can still change ahead of the point reached.
+
+A `StepwiseRun` walks the nodes in their order and keeps, per batch of samples, only the values that a later node reads.
+Each stretch is one onnxruntime session over the nodes between two stops. Values beyond MEMORY_LIMIT bytes are kept
+in files, so memory stays bounded by the weights plus about one batch, whatever the number of samples.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from .calibration import Calibration
+from .layers import LayerReader
+from .model_file import Model, reads
+from .moments import channel_statistics
+from .runtime import open_session, run
+from .tensors import DATA_TYPES
+
+MEMORY_LIMIT = 2**29
+Batch = dict[str, np.ndarray]
+
+
+class StepwiseRun:
+    """One pass of `model` over batches of inputs.
+
+    `batches`: per batch, an array for each input. `before`: called with each node number when all nodes before it
+    have run, if it is in `stops`; it may change the model's weights.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        batches: list[Batch],
+        provider: str,
+        stops: set[int] | None = None,
+        before: Callable[[int], None] | None = None,
+    ) -> None:
+        self.model = model
+        self._provider = provider
+        self._stops = sorted(stops or ())
+        self._before = before
+        self._nodes = list(model.proto.graph.node)
+        self._maker = {name: index for index, node in enumerate(self._nodes) for name in node.output if name}
+        self._last_use = {name: index for index, node in enumerate(self._nodes) for name in reads(node)}
+        self._folder = tempfile.TemporaryDirectory(prefix="lbyl-onnx-")
+        self._held = 0
+        self._files = 0
+        self._values: list[Batch] = [dict(batch) for batch in batches]
+        self._reached = 0
+
+    def reach(self, name: str) -> None:
+        """Run all nodes up to the one that makes tensor `name`."""
+        self._run_to(self._maker.get(name, -1) + 1, name)
+
+    def _run_to(self, target: int, wanted: str) -> None:
+        while self._reached < target:
+            stop = next((stop for stop in self._stops if stop >= self._reached), len(self._nodes))
+            if stop == self._reached:
+                self._stops.remove(stop)
+                assert self._before is not None
+                self._before(stop)
+                continue
+            self._advance(min(stop, target), wanted)
+
+    def finish(self) -> None:
+        """Run all nodes that are left and forget their values."""
+        self._run_to(len(self._nodes), "")
+
+    def values(self, name: str) -> Iterator[np.ndarray]:
+        """The value of tensor `name`, batch by batch; `reach` it first, and ask before the run moves past its readers."""
+        for batch in self._values:
+            yield np.asarray(batch[name])
+
+    def update(self, name: str, function: Callable[[np.ndarray], np.ndarray]) -> None:
+        """Replace the value of tensor `name` in every batch."""
+        for batch in self._values:
+            self._store(batch, name, function(np.asarray(batch[name])))
+
+    def close(self) -> None:
+        """Forget all values and remove their files."""
+        self._values = []
+        self._folder.cleanup()
+
+    def _advance(self, end: int, wanted: str) -> None:
+        stretch = self._nodes[self._reached : end]
+        made = {name for node in stretch for name in node.output if name}
+        needed = {name for node in stretch for name in reads(node)} - made
+        inputs = [name for name in self._values[0] if name in needed]
+        later = [name for name in made if name == wanted or self._last_use.get(name, -1) >= end]
+        outputs = sorted(name for name in later if name not in self.model.weights)
+        if outputs:
+            session = open_session(self._stretch(stretch, inputs, outputs), self._provider)
+        for batch in self._values:
+            results = run(session, {name: np.asarray(batch[name]) for name in inputs}, outputs) if outputs else []
+            for name in [name for name in batch if self._last_use.get(name, -1) < end and name != wanted]:
+                self._drop(batch, name)
+            for name, value in zip(outputs, results, strict=True):
+                self._store(batch, name, value)
+        self._reached = end
+
+    def _stretch(self, nodes: list[onnx.NodeProto], inputs: list[str], outputs: list[str]) -> Model:
+        """The nodes as a model of their own."""
+        graph = helper.make_graph(nodes, "stretch", [], [onnx.ValueInfoProto(name=name) for name in outputs])
+        read = {name for node in nodes for name in reads(node)}
+        source = self.model.proto
+        for name in inputs:
+            value = self._values[0][name]
+            shape = [None] * value.ndim
+            graph.input.append(helper.make_tensor_value_info(name, DATA_TYPES[np.asarray(value).dtype], shape))
+        constants = {node.output[0] for node in nodes if node.op_type == "Constant"}
+        stored = {tensor.name: tensor for tensor in source.graph.initializer}
+        weights = {name: self.model.weights[name] for name in sorted(read - constants) if name in self.model.weights}
+        for name in sorted(read & stored.keys()):
+            graph.initializer.append(stored[name])
+        for name in weights.keys() - stored.keys():
+            graph.initializer.add(name=name, data_type=DATA_TYPES[weights[name].dtype], dims=weights[name].shape)
+        proto = helper.make_model(
+            graph,
+            opset_imports=source.opset_import,
+            functions=source.functions,
+            ir_version=max(source.ir_version, 4),
+        )
+        return Model(proto, weights)
+
+    def _store(self, batch: Batch, name: str, value: np.ndarray) -> None:
+        self._drop(batch, name)
+        if self._held + value.nbytes > MEMORY_LIMIT:
+            path = Path(self._folder.name, f"{self._files}.npy")
+            self._files += 1
+            np.save(path, value)
+            value = np.load(path, mmap_mode="r")
+        else:
+            self._held += value.nbytes
+        batch[name] = value
+
+    def _drop(self, batch: Batch, name: str) -> None:
+        value = batch.pop(name, None)
+        if isinstance(value, np.memmap):
+            Path(str(value.filename)).unlink()
+        elif value is not None:
+            self._held -= value.nbytes
+
+
+class CalibratedRun:
+    """A run of `model` in which BatchNormalization uses the samples' own statistics, if these are synthetic.
+
+    `statistics`: mean and variance, float64 (channels,), that each such node found, by its output's name.
+    """
+
+    def __init__(self, model: Model, calibration: Calibration, provider: str) -> None:
+        self.model = model.copy()
+        self.statistics: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        stops = set()
+        if calibration.synthetic:
+            for index, node in enumerate(self.model.proto.graph.node):
+                if node.op_type == "BatchNormalization" and sum(map(bool, node.output)) == 1:
+                    stops.add(index)
+                    self._detach(node)
+        self.run = StepwiseRun(self.model, calibration.batches, provider, stops, self._normalise)
+
+    def _detach(self, node: onnx.NodeProto) -> None:
+        """Give the node mean and variance constants of its own."""
+        source = LayerReader(self.model)
+        for slot in (3, 4):
+            found = source.constant(node.input[slot])
+            if found is not None:
+                name = f"{node.output[0]}_statistics_{slot}"
+                self.model.add(name, found[1])
+                node.input[slot] = name
+
+    def _normalise(self, index: int) -> None:
+        node = self.model.proto.graph.node[index]
+        mean, variance = channel_statistics(list(self.run.values(node.input[0])), axis=1)
+        self.statistics[node.output[0]] = mean, variance
+        for name, value in ((node.input[3], mean), (node.input[4], variance)):
+            if name in self.model.weights:
+                self.model.replace(name, value.astype(self.model.weights[name].dtype))
