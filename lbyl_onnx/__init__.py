@@ -5,12 +5,14 @@
 >>> lbyl_onnx.save(result.compressed, "smaller.onnx")      # doctest: +SKIP
 """
 
-from .compression import CompressionResult, compress, inspect
+from .compression import CompressionResult, compress
 from .errors import LbylError, ModelError, NothingToRemove, UsageError, ValidationFailed
+from .inspection import inspect
 from .model_file import Model
 from .model_file import load_model as load
 from .model_file import save_model as save
 from .report import FileReport, GroupReport, Inspection, OutputComparison, Report, Validation
+from .synthetic import Normalisation
 from .validation import validate
 
 __version__ = "0.1.0"
@@ -23,6 +25,7 @@ __all__ = [
     "LbylError",
     "Model",
     "ModelError",
+    "Normalisation",
     "NothingToRemove",
     "OutputComparison",
     "Report",

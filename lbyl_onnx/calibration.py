@@ -23,8 +23,8 @@ MAX_BATCH = 128
 
 @dataclass(frozen=True)
 class Calibration:
-    """`batches`: per run of the model, an array for each input. `synthetic`: whether they were made up, so that only the model's
-    own normalisation statistics say what activations look like. `source`: where they come from, for reports."""
+    """`batches`: per run of the model, an array for each input. `synthetic`: whether they were made up, so that only
+    the model's own normalisation statistics say what activations look like. `source`: where they come from."""
 
     batches: list[dict[str, np.ndarray]]
     synthetic: bool
@@ -82,13 +82,12 @@ def _batches(specs: tuple[InputSpec, ...], arrays: dict[str, np.ndarray]) -> lis
     elements = sum(math.prod(arrays[spec.name].shape[1:]) for spec in specs)
     size = fixed[0] if fixed else int(np.clip(BATCH_ELEMENTS // max(elements, 1), 1, MAX_BATCH))
     if total < size:
-        raise UsageError(f"{total} calibration samples are fewer than the model's batch of {size}; give at least {size}")
+        raise UsageError(
+            f"{total} calibration samples are fewer than the model's batch of {size}; give at least {size}"
+        )
     starts = range(0, total - size + 1 if fixed else total, size)
     return [
-        {
-            spec.name: arrays[spec.name][start : start + size] if spec.shape else arrays[spec.name]
-            for spec in specs
-        }
+        {spec.name: arrays[spec.name][start : start + size] if spec.shape else arrays[spec.name] for spec in specs}
         for start in starts
     ]
 
@@ -99,8 +98,8 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
             return dict(data)
     except (OSError, ValueError, EOFError) as error:
         raise UsageError(
-            f"{path}: cannot be read as calibration data ({error}); expected an .npz file with an array for each input, "
-            "a folder of images, or 'synthetic'"
+            f"{path}: cannot be read as calibration data ({error}); expected an .npz file with an array for each "
+            "input, a folder of images, or 'synthetic'"
         ) from None
 
 
@@ -153,3 +152,44 @@ def _read_images(
         pixels.append(np.asarray(image, np.float32).reshape(height, width, channels) / 255)
     images = (normalisation or Normalisation.default(channels)).apply(np.stack(pixels).transpose(0, 3, 1, 2))
     return {spec.name: images.transpose(0, 2, 3, 1) if spec.channel_axis == 3 else images}
+
+
+def parse_shapes(texts: list[str]) -> dict[str, tuple[int, ...]]:
+    """Shapes by input name from texts such as "image:1x3x224x224"; UsageError where one is not of this form."""
+    shapes = {}
+    for text in texts:
+        name, _, sizes = text.rpartition(":")
+        if not name or not all(size.isdigit() for size in sizes.split("x")):
+            raise UsageError(f"--shape {text!r} is not of the form NAME:1x3x224x224")
+        shapes[name] = tuple(int(size) for size in sizes.split("x"))
+    return shapes
+
+
+def parse_normalisation(mean: str | None, std: str | None, input_range: str | None) -> Normalisation | None:
+    """The scaling of images that the options state, None if none is; UsageError where they contradict one another.
+
+    A range (low, high) stands for the mean and deviation that take pixel values in [0, 1] there.
+    """
+    if input_range is not None:
+        values = _numbers("input-range", input_range)
+        if mean or std or len(values) != 2 or values[0] >= values[1]:
+            raise UsageError(
+                f"--input-range {input_range!r}: expected LOW,HIGH, and neither --mean nor --std beside it"
+            )
+        low, high = values
+        return Normalisation((-low / (high - low),), (1 / (high - low),))
+    if mean is None and std is None:
+        return None
+    if mean is None or std is None:
+        raise UsageError("--mean and --std go together; give both, or --input-range")
+    means, deviations = _numbers("mean", mean), _numbers("std", std)
+    if len(means) != len(deviations) or min(deviations) <= 0:
+        raise UsageError(f"--mean {mean} and --std {std}: expected as many means as positive deviations")
+    return Normalisation(means, deviations)
+
+
+def _numbers(option: str, text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"--{option} {text!r}: expected numbers with commas between them") from None

@@ -21,6 +21,7 @@ from rich.console import Console
 import lbyl_onnx
 
 from . import tables
+from .calibration import parse_normalisation, parse_shapes
 from .compression import DEFAULT_LAMBDA1, DEFAULT_LAMBDA2, CompressionResult
 from .criteria import CRITERIA
 from .errors import LbylError, UsageError
@@ -102,8 +103,8 @@ def compress(
     source: Annotated[Path, typer.Argument(readable=False, metavar="IN", help="The model, an .onnx file.")],
     target: Annotated[Path, typer.Argument(readable=False, metavar="OUT", help="Where the compressed model goes.")],
     ratio: Annotated[float, typer.Option(help="Share of units to remove from each group, in [0, 1).")] = 0.3,
-    restore: Annotated[str, typer.Option(metavar="|".join(METHODS), help="How to make up for them.")] = "lbyl",
-    criterion: Annotated[str, typer.Option(metavar="|".join(CRITERIA), help="Which units go first.")] = "l2",
+    restore: Annotated[str, typer.Option(metavar="|".join(METHODS), help="How to make up for them.")] = "moments",
+    criterion: Annotated[str, typer.Option(metavar="|".join(CRITERIA), help="Which units go first.")] = "obs",
     lambda1: Annotated[float, typer.Option(help="lbyl: weight of the shift's error.")] = DEFAULT_LAMBDA1,
     lambda2: Annotated[float, typer.Option(help="lbyl: weight of the solution's size.")] = DEFAULT_LAMBDA2,
     scope: Annotated[
@@ -115,6 +116,18 @@ def compress(
     ] = None,
     exclude: Annotated[
         str | None, typer.Option(metavar="REGEX", help="No group with a producer whose node name matches.")
+    ] = None,
+    calibration: Annotated[
+        str, typer.Option(metavar="synthetic|PATH", help="Samples to measure on: made up, an .npz, a folder of images.")
+    ] = "synthetic",
+    samples: Annotated[int | None, typer.Option(metavar="N", help="How many samples; default: by their size.")] = None,
+    mean: Annotated[str | None, typer.Option(metavar="M,..", help="Means that images are normalised by.")] = None,
+    std: Annotated[str | None, typer.Option(metavar="S,..", help="Deviations that images are normalised by.")] = None,
+    input_range: Annotated[
+        str | None, typer.Option(metavar="LOW,HIGH", help="Range of image values, in place of --mean and --std.")
+    ] = None,
+    shape: Annotated[
+        list[str] | None, typer.Option(metavar="NAME:1x3x224x224", help="Size of an input with dynamic axes.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of synthetic inputs and of --criterion random.")] = 0,
     provider: Provider = "auto",
@@ -147,6 +160,10 @@ def compress(
             round_to=round_to,
             include=include,
             exclude=exclude,
+            calibration=calibration,
+            samples=samples,
+            shapes=parse_shapes(shape or []),
+            normalisation=parse_normalisation(mean, std, input_range),
             seed=seed,
             provider=provider,
             validation=not no_validate,

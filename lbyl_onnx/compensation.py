@@ -16,11 +16,14 @@ from .restoration import RESTORERS, Strength, residual_error
 @dataclass(frozen=True)
 class Outcome:
     """What became of one group. `restored`: the method applied to at least one consumer, or None; `note`: why a
-    consumer was left as it was; `error`: `residual_error`, None where nothing was restored."""
+    consumer was left as it was; the others are those of `report.GroupReport`."""
 
     restored: str | None = None
     note: str | None = None
     error: float | None = None
+    predicted_error: float | None = None
+    condition: float | None = None
+    recalibrated: tuple[str, ...] = ()
 
 
 def compensate(analysis: Analysis, plan: Plan, method: str, strength: Strength) -> tuple[Model, tuple[Outcome, ...]]:
@@ -118,7 +121,7 @@ def mix_into(model: Model, consumer: WeightAxis, removed: np.ndarray, mixing: np
 
     `removed`: bool (units,); `mixing`: S, float64 (removed units, kept units). Where a unit has several channels
     (Flatten: one filter becomes height x width features), its n-th channel leaves its information to the n-th of the
-    others.
+    others. What exceeds the weight's type becomes infinite.
     """
     assert consumer.weight is not None
     value = model.weights[consumer.weight]
@@ -127,4 +130,6 @@ def mix_into(model: Model, consumer: WeightAxis, removed: np.ndarray, mixing: np
     position = own[np.argsort(consumer.units[own], kind="stable")].reshape(len(removed), -1)
     lost = matrix[position[removed]]
     matrix[position[~removed]] += np.tensordot(mixing, lost, axes=(0, 0))
-    model.replace(consumer.weight, np.ascontiguousarray(np.moveaxis(matrix, 0, consumer.axis).astype(value.dtype)))
+    with np.errstate(over="ignore"):
+        mixed = np.moveaxis(matrix, 0, consumer.axis).astype(value.dtype)
+    model.replace(consumer.weight, np.ascontiguousarray(mixed))

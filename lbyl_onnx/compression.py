@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 
+from .calibration import Calibration, calibrate
 from .compensation import Outcome, compensate
 from .criteria import CRITERIA
+from .elimination import Elimination, rank_units
 from .errors import ModelError, NothingToRemove, UsageError, ValidationFailed
-from .groups import Analysis, ChannelGroup, analyse, is_floating, node_macs
+from .fitting import LayerFit, fit
+from .groups import Analysis, analyse, is_floating
+from .inspection import file_report, group_reports
 from .model_file import Model, load_model
-from .plan import Plan, Selection, choose
+from .plan import Plan, Selection, choose, compile_pattern
 from .probe import probe
-from .report import FileReport, GroupReport, Inspection, Report, Validation
+from .report import Report, Validation
 from .restoration import METHODS, Strength
 from .runtime import resolve_provider
 from .sharing import reshare, unshare
 from .surgery import cut
+from .synthetic import Normalisation
 from .validation import validate
 
 DEFAULT_LAMBDA1 = 100.0
@@ -29,6 +34,7 @@ DEFAULT_LAMBDA2 = 1e-3
 SUGGESTED_ROUNDING = 8
 NOT_FASTER = 1.02
 """Speed-ups up to this are within the noise of a latency measurement."""
+Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -48,30 +54,37 @@ def compress(
     model: str | Path | onnx.ModelProto | Model,
     ratio: float,
     *,
-    restore: str = "lbyl",
-    criterion: str = "l2",
+    restore: str = "moments",
+    criterion: str = "obs",
     lambda1: float = DEFAULT_LAMBDA1,
     lambda2: float = DEFAULT_LAMBDA2,
     scope: str = "chains",
     round_to: int = 1,
     include: str | None = None,
     exclude: str | None = None,
+    calibration: str | Path | Mapping[str, np.ndarray] = "synthetic",
+    samples: int | None = None,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    normalisation: Normalisation | None = None,
     seed: int = 0,
     provider: str = "auto",
     validation: bool = True,
-    progress: Callable[[str], None] | None = None,
+    progress: Progress | None = None,
 ) -> CompressionResult:
     """Remove a share of every channel group's units and make up for them in the consumers' weights.
 
     Args:
         model: a file or a model in memory; it is not changed.
         ratio: share of units to remove from each group, in [0, 1).
-        restore: "lbyl" (arXiv 2502.08474), "neuron-merging" (Kim et al. 2020) or "none".
-        criterion: which units go: least "l1", "l2", "l2-gm", "bn-scale" importance, or "random".
+        restore: "moments" (fits to activations), "lbyl" (arXiv 2502.08474), "neuron-merging" (Kim et al. 2020), "none".
+        criterion: which units go: "obs" (backward elimination on activations), those of least "l1", "l2", "l2-gm" or
+            "bn-scale" importance, or "random".
         lambda1, lambda2: LBYL's penalties on the shift of BatchNormalization and on the size of the solution, >= 0.
         scope: "chains" (units that reach no residual sum or Concat) or "all".
         round_to: keep a multiple of this many units per group.
         include, exclude: regular expressions searched in producers' node names.
+        calibration: samples for "moments" and "obs": "synthetic", a file, a folder or a mapping (`calibrate`).
+        samples, shapes, normalisation: how many samples, sizes of dynamic inputs, scaling of images (`calibrate`).
         seed: of the random criterion and of synthetic inputs.
         provider: onnxruntime's, "auto", "cpu" or "cuda".
         validation: run both models and compare.
@@ -86,28 +99,28 @@ def compress(
     selection = Selection(ratio, criterion, scope, round_to, include, exclude, seed)
     strength = Strength(lambda1, lambda2)
     _check_options(selection, restore, strength)
-    resolve_provider(provider)
-    tell("loading")
+    provider = resolve_provider(provider)
     source = model if isinstance(model, Model) else load_model(model)
     tell("analysing")
     working, origins = unshare(source)
     analysis = analyse(working, probe(working))
+    samples_used = None
+    if restore == "moments" or criterion == "obs":
+        tell("sampling")
+        samples_used = calibrate(working, calibration, samples, seed, shapes, normalisation)
     tell("choosing")
-    plan = choose(analysis, selection)
-    if plan.removes_nothing:
-        raise NothingToRemove(_why_nothing(source, plan, selection))
+    plan, ranking = _choose(source, analysis, selection, samples_used, provider)
     tell("restoring")
-    restored, outcomes = compensate(analysis, plan, restore, strength)
-    tell("cutting")
-    compressed = cut(analysis, plan.kept, restored)
+    compressed, outcomes = _restore(analysis, plan, restore, strength, samples_used, provider, ranking)
     reshare(compressed, origins)
     _check_finite(source, compressed)
     tell("validating")
     checked = _validated(source, compressed, provider, seed) if validation else None
     report = Report(
         input=file_report(analysis, np.ones_like(plan.kept), source),
-        output=file_report(analysis, plan.kept, compressed),
+        output=file_report(analysis, plan.kept, replace(compressed, path=None)),
         options={"restore": restore, **asdict(selection), **asdict(strength)},
+        calibration=samples_used.source if samples_used else None,
         groups=group_reports(plan, outcomes),
         validation=checked,
         seconds=time.perf_counter() - started,
@@ -116,54 +129,69 @@ def compress(
     return CompressionResult(compressed, report)
 
 
-def inspect(model: str | Path | onnx.ModelProto | Model) -> Inspection:
-    """The channel groups of a model: what could be removed, and why the rest could not.
-
-    Raises ModelError where the model is invalid or onnxruntime refuses it.
-    """
-    source = model if isinstance(model, Model) else load_model(model)
-    working, _ = unshare(source)
-    analysis = analyse(working, probe(working))
-    kept = np.ones(analysis.classes.count, bool)
-    groups = tuple(_group_report(group, group.units, group.frozen_reason, Outcome()) for group in analysis.groups)
-    return Inspection(file_report(analysis, kept, source), groups)
+Ranking = Mapping[int, Elimination]
 
 
-def file_report(analysis: Analysis, kept: np.ndarray, model: Model) -> FileReport:
-    """Size of `model`, which is the analysed one with the classes in `kept` (bool, (classes,))."""
-    shapes = {name: analysis.kept_shape(name, kept) for name in analysis.probe.tensors}
+def _choose(
+    source: Model, analysis: Analysis, selection: Selection, calibration: Calibration | None, provider: str
+) -> tuple[Plan, Ranking]:
+    """The plan, and the eliminations it rests on if the criterion is `obs`."""
+    ranking: Ranking = {}
+    importance = None
+    if selection.criterion == "obs" and calibration is not None:
+        ranking = rank_units(analysis, selection, calibration, provider)
+        importance = {number: each.importance(analysis.groups[number].units) for number, each in ranking.items()}
+    plan = choose(analysis, selection, importance)
+    if plan.removes_nothing:
+        raise NothingToRemove(_why_nothing(source, plan, selection))
+    return plan, ranking
+
+
+def _restore(
+    analysis: Analysis,
+    plan: Plan,
+    method: str,
+    strength: Strength,
+    calibration: Calibration | None,
+    provider: str,
+    ranking: Ranking,
+) -> tuple[Model, tuple[Outcome, ...]]:
+    """The cut model, restored by `method`, and every group's outcome."""
+    if method == "moments" and calibration is not None:
+        compressed, layers = fit(analysis, plan, calibration, provider)
+        return compressed, fit_outcomes(analysis, plan, layers, ranking)
+    restored, outcomes = compensate(analysis, plan, method, strength)
+    return cut(analysis, plan.kept, restored), outcomes
+
+
+def fit_outcomes(
+    analysis: Analysis, plan: Plan, layers: Mapping[str, LayerFit], ranking: Ranking
+) -> tuple[Outcome, ...]:
+    """What the fits of single layers mean for each group."""
     nodes = analysis.model.proto.graph.node
-    return FileReport(
-        path=None if model.path is None else str(model.path),
-        parameters=sum(array.size for array in model.weights.values() if is_floating(array)),
-        macs=sum(node_macs(node, shapes) for node in nodes) // analysis.probe.batch,
-        bytes=model.bytes,
-    )
-
-
-def group_reports(plan: Plan, outcomes: tuple[Outcome, ...]) -> tuple[GroupReport, ...]:
-    """One record for each group, in the plan's order."""
-    return tuple(
-        _group_report(choice.group, int((~choice.removed).sum()), choice.reason, outcome)
-        for choice, outcome in zip(plan.choices, outcomes, strict=True)
-    )
-
-
-def _group_report(group: ChannelGroup, units_after: int, reason: str | None, outcome: Outcome) -> GroupReport:
-    return GroupReport(
-        name=group.name,
-        producers=tuple(axis.name for axis in group.producers),
-        consumers=tuple(axis.name for axis in group.consumers),
-        units_before=group.units,
-        units_after=units_after,
-        parameters=group.parameters,
-        macs=group.macs,
-        coupled=group.coupled,
-        frozen_reason=reason,
-        restored=outcome.restored,
-        note=outcome.note,
-        error=outcome.error,
-    )
+    outcomes = []
+    for number, choice in enumerate(plan.choices):
+        if not choice.removed.any():
+            outcomes.append(Outcome())
+            continue
+        consumers = {axis.name: layers.get(nodes[axis.node].output[0], LayerFit()) for axis in choice.group.consumers}
+        touched = {axis.name: nodes[axis.node].output[0] for axis in choice.group.producers + choice.group.consumers}
+        fits = {name: done for name, done in consumers.items() if done.error is not None}
+        missed = [name for name in consumers if name not in fits]
+        note = f"not fitted: {', '.join(missed)}" if missed else None
+        outcomes.append(
+            Outcome(
+                restored="moments" if fits else None,
+                note=note if consumers else "no weight consumes these channels",
+                error=max((done.error or 0.0 for done in fits.values()), default=None),
+                predicted_error=ranking[number].predicted_error(int(choice.removed.sum()))
+                if number in ranking
+                else None,
+                condition=max((done.condition or 0.0 for done in fits.values()), default=None),
+                recalibrated=tuple(n for n, output in touched.items() if layers.get(output, LayerFit()).recalibrated),
+            )
+        )
+    return tuple(outcomes)
 
 
 def _check_options(selection: Selection, restore: str, strength: Strength) -> None:
@@ -177,6 +205,8 @@ def _check_options(selection: Selection, restore: str, strength: Strength) -> No
         raise UsageError(f"--scope {selection.scope!r} is unknown; expected chains or all")
     if selection.round_to < 1:
         raise UsageError(f"--round-to is {selection.round_to}; expected a whole number of at least 1")
+    compile_pattern("include", selection.include)
+    compile_pattern("exclude", selection.exclude)
     for name, value in asdict(strength).items():
         if not 0 <= value < float("inf"):
             raise UsageError(f"--{name} is {value:g}; expected a finite number of at least 0")
@@ -189,7 +219,7 @@ def _why_nothing(source: Model, plan: Plan, selection: Selection) -> str:
             f"{name}: nothing to remove: it has no Conv, Gemm or MatMul weight whose output channels feed another one"
         )
     reasons = [choice.reason for choice in plan.choices if choice.reason]
-    if not reasons:
+    if len(reasons) < len(plan.choices):
         return (
             f"{name}: nothing to remove at ratio {selection.ratio:g}, rounded to multiples of {selection.round_to}; "
             "raise --ratio"

@@ -11,7 +11,7 @@ from .errors import UsageError
 from .groups import ChannelGroup
 from .layers import LayerReader, ProducerLayer
 
-CRITERIA = ("l1", "l2", "l2-gm", "random", "bn-scale")
+CRITERIA = ("obs", "l1", "l2", "l2-gm", "random", "bn-scale")
 
 
 def importance(group: ChannelGroup, reader: LayerReader, criterion: str, rng: np.random.Generator) -> np.ndarray:

@@ -1,8 +1,8 @@
 """Backward elimination: remove the channel whose loss can be made up for best, then the next one.
 
-With A = E[a a^T] of a consumer's input channels (mean removed) and its weights V, taking channel j away and refitting the
-others costs |V_j|^2 / [A^-1]_jj (optimal brain surgeon: Hassibi and Stork 1992). After each step A^-1 and the energy
-V V^T of the refitted weights are downdated, so one run ranks all channels for every ratio at once.
+With A = E[a a^T] of a consumer's input channels (mean removed) and its weights V, taking channel j away and refitting
+the others costs |V_j|^2 / [A^-1]_jj (optimal brain surgeon: Hassibi and Stork 1992). After each step A^-1 and the
+energy V V^T of the refitted weights are downdated, so one run ranks all channels for every ratio at once.
 """
 
 from __future__ import annotations
@@ -26,11 +26,21 @@ MAX_ROWS = 65536
 
 @dataclass(frozen=True)
 class Elimination:
-    """`order`: int64 (removable units,), units in the order of their removal. `error`: float64 of the same shape, what has been
-    lost once a unit is gone, relative to the variance of the consumers' outputs."""
+    """`order`: int64 (removable units,), units in the order of their removal. `error`: float64 of the same shape,
+    what has been lost once a unit is gone, relative to the variance of the consumers' outputs."""
 
     order: np.ndarray
     error: np.ndarray
+
+    def importance(self, units: int) -> np.ndarray:
+        """Importance of each of `units` units, float64 (units,): its place in the order, infinite if not in it."""
+        result = np.full(units, np.inf)
+        result[self.order] = np.arange(len(self.order))
+        return result
+
+    def predicted_error(self, removed: int) -> float:
+        """The error once the first `removed` units are gone."""
+        return float(self.error[removed - 1]) if 0 < removed <= len(self.error) else 0.0
 
 
 class ConsumerStatistics:
@@ -138,22 +148,21 @@ def _downdate(inverse: np.ndarray, energy: np.ndarray, unit: int) -> None:
 
 def rank_units(
     analysis: Analysis, selection: Selection, calibration: Calibration, provider: str
-) -> dict[int, np.ndarray]:
-    """Importance of the units of every group that may lose some, float64 (units,), by group number: their place in the
-    order of elimination. Groups without a consumer that can be measured are missing."""
+) -> dict[int, Elimination]:
+    """The order of elimination of every group that may lose units, by group number.
+
+    Groups without a consumer whose input can be measured are missing.
+    """
     reasons = reasons_to_leave(analysis, selection)
-    groups = [index for index, reason in enumerate(reasons) if reason is None]
+    numbers = [number for number, reason in enumerate(reasons) if reason is None]
+    groups = [analysis.groups[number] for number in numbers]
     run = CalibratedRun(analysis.model, calibration, provider).run
     try:
-        found = measure(analysis, run, [analysis.groups[index] for index in groups], len(calibration.batches), selection.seed)
+        found = measure(analysis, run, groups, len(calibration.batches), selection.seed)
     finally:
         run.close()
-    ranking = {}
-    for position, index in enumerate(groups):
-        if found[position]:
-            free = analysis.groups[index].free
-            importance = np.full(len(free), np.inf)
-            order = eliminate(found[position], free).order
-            importance[order] = np.arange(len(order))
-            ranking[index] = importance
-    return ranking
+    return {
+        number: eliminate(found[index], group.free)
+        for index, (number, group) in enumerate(zip(numbers, groups, strict=True))
+        if found[index]
+    }

@@ -175,7 +175,8 @@ class _Lockstep:
         found = [constants.constant(name) for name in node.input[3:5]]
         if found[0] is None or found[1] is None:
             return
-        (mean_name, mean), (variance_name, variance) = found
+        mean_name, mean = found[0]
+        variance_name, variance = found[1]
         kept = self._kept_channels(node.output[0], 1)
         scale = rescaling(ours[1], original[1][kept])
         moved = ours[0] + scale * (mean - original[0][kept])

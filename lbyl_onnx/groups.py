@@ -118,6 +118,7 @@ class _Grouping:
         self._nodes = model.proto.graph.node
         self._made_by = {name: node for node in self._nodes for name in node.output}
         self._readers = Counter(name for node in self._nodes for name in node.input)
+        self._shapes = {name: facts.shape for name, facts in probe.tensors.items()}
 
     def groups(self) -> tuple[ChannelGroup, ...]:
         """Groups in the order of their first producer: classes on one producer's axis belong together."""
@@ -166,7 +167,9 @@ class _Grouping:
         node = self._nodes[port.node]
         units = unit_of[self._classes.class_of[port.labels]]
         weight = self._constant(port.tensor)
-        return WeightAxis(port.node, port.slot, node.name or node.output[0], node.op_type, weight, port.axis, units, port.groups)
+        return WeightAxis(
+            port.node, port.slot, node.name or node.output[0], node.op_type, weight, port.axis, units, port.groups
+        )
 
     def _constant(self, name: str) -> str | None:
         """The constant behind `name`, through Identity, if this is the only place that reads it."""
@@ -190,4 +193,4 @@ class _Grouping:
         return totals
 
     def _macs(self, index: int) -> int:
-        return node_macs(self._nodes[index], {name: facts.shape for name, facts in self._probe.tensors.items()})
+        return node_macs(self._nodes[index], self._shapes)

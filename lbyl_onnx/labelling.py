@@ -61,7 +61,8 @@ class Site:
         self.index = index
         self.node = node
         self.op: str = node.op
-        self.opset: int = tracer.opsets.get(node.domain or "", 1)
+        self.domain = _short(node.domain)
+        self.opset: int = tracer.opsets.get(self.domain, 1)
         self.labels = tracer.result.labels
         self.choice = tracer.choices.get(index, 0)
 
@@ -178,6 +179,11 @@ class Site:
         return options[min(self.choice, len(options) - 1)]
 
 
+def _short(domain: str | None) -> str:
+    """An operator domain with "" for ai.onnx."""
+    return "" if domain in (None, "ai.onnx") else domain
+
+
 class RuleDoesNotApply(Exception):
     """A rule met a form of its operator that it does not cover; the node's channels are frozen."""
 
@@ -190,7 +196,7 @@ class Tracer:
         self.graph = graph
         self.probe = probe
         self.choices = choices
-        self.opsets = {entry.domain: entry.version for entry in model.proto.opset_import}
+        self.opsets = {_short(entry.domain): entry.version for entry in model.proto.opset_import}
         self.result = Labelling(Labels())
         self._pending: dict[str, list[Axis | Untouched]] = {
             name: [UNTOUCHED] * array.ndim for name, array in model.weights.items()

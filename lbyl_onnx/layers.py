@@ -113,8 +113,8 @@ class LayerReader:
         return 0 if right is not None and right[0] == producer.weight else 1
 
     def _per_channel(self, layer: ProducerLayer, value: np.ndarray, after: int | None) -> np.ndarray | None:
-        """One value a channel, float64 (channels,), of a constant that is broadcast to channels with `after` axes behind
-        them; None where it varies along another axis."""
+        """One value a channel, float64 (channels,), of a constant that is broadcast to channels with `after` axes
+        behind them; None where it varies along another axis."""
         channels = len(layer.filters)
         along = after is not None and value.ndim > after and value.shape[value.ndim - 1 - after] == channels
         if value.size != 1 and (value.size != channels or not along):

@@ -13,8 +13,8 @@ RIDGE = 1e-2
 
 @dataclass(frozen=True)
 class Fitted:
-    """`matrix`: float64 (groups, outputs, inputs). `error`: share of the outputs' variance that is left, in [0, 1] up to
-    rounding. `condition`: estimated condition number of the ridge system, the worst over the groups."""
+    """`matrix`: float64 (groups, outputs, inputs). `error`: share of the outputs' variance that is left, in [0, 1] up
+    to rounding. `condition`: estimated condition number of the ridge system, the worst over the groups."""
 
     matrix: np.ndarray
     error: float
@@ -38,8 +38,9 @@ class RowMoments:
         x = x.astype(np.float32, copy=False)
         y = np.moveaxis(y.astype(np.float32, copy=False).reshape(len(y), len(self._y), -1), 1, 0)
         self._rows += x.shape[1]
-        self._xx += x.transpose(0, 2, 1) @ x
-        self._yx += y.transpose(0, 2, 1) @ x
+        for group in range(len(x)):
+            self._xx[group] += x[group].T @ x[group]
+            self._yx[group] += y[group].T @ x[group]
         self._yy += np.einsum("gro,gro->go", y, y, dtype=np.float64)
         self._x += x.sum(axis=1, dtype=np.float64)
         self._y += y.sum(axis=1, dtype=np.float64)

@@ -17,9 +17,9 @@ class OutputChannels:
     """Where a weight layer's output channels can be changed.
 
     `weight`, `weight_axis`: the weight and its output axis. `axis`: the channel axis of the output. `bias`: the
-    layer's own bias constant, None if it has none; `beta`: the factor that Gemm gives it. `shift_after`: a constant of the
-    next node that takes a shift, and `sign`, how (+1: an Add's vector, -1: a BatchNormalization's running mean). `vacant`: the
-    layer takes a bias as its third input and has none.
+    layer's own bias constant, None if it has none; `beta`: the factor that Gemm gives it. `shift_after`: a constant
+    of the next node that takes a shift, and `sign`, how (+1: an Add's vector, -1: a BatchNormalization's running
+    mean). `vacant`: the layer takes a bias as its third input and has none.
     """
 
     name: str

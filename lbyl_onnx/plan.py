@@ -51,12 +51,10 @@ class Plan:
         return bool(self.kept.all())
 
 
-def choose(
-    analysis: Analysis, selection: Selection, measured: Mapping[int, np.ndarray] | None = None
-) -> Plan:
+def choose(analysis: Analysis, selection: Selection, ranking: Mapping[int, np.ndarray] | None = None) -> Plan:
     """Rank every group's units by the criterion and remove the least important ones.
 
-    `measured`: importance of the units, float64 (units,), by group number, for criteria that are measured on
+    `ranking`: importance of the units, float64 (units,), by group number, for criteria that are measured on
     activations; groups without fall back to `l2`. Raises UsageError for a regular expression that does not compile
     and where the criterion does not apply.
     """
@@ -64,14 +62,13 @@ def choose(
     rng = np.random.default_rng(selection.seed)
     kept = np.ones(analysis.classes.count, bool)
     ranks = np.zeros(analysis.classes.count)
+    criterion = "l2" if selection.criterion == "obs" else selection.criterion
     reasons = reasons_to_leave(analysis, selection)
     for index, (group, reason) in enumerate(zip(analysis.groups, reasons, strict=True)):
         if reason is not None:
             continue
-        if measured is not None:
-            scores = measured[index] if index in measured else importance(group, reader, "l2", rng)
-        else:
-            scores = importance(group, reader, selection.criterion, rng)
+        ranked = (ranking or {}).get(index)
+        scores = importance(group, reader, criterion, rng) if ranked is None else ranked
         scores = np.where(group.free, scores, np.inf)
         count = units_kept(group.units, selection.ratio, selection.round_to)
         removed = np.argsort(scores, kind="stable")[: group.units - count]
@@ -86,7 +83,7 @@ def choose(
 
 def reasons_to_leave(analysis: Analysis, selection: Selection) -> list[str | None]:
     """Per group, why the options leave it alone; None where units may go."""
-    include, exclude = _pattern("include", selection.include), _pattern("exclude", selection.exclude)
+    include, exclude = compile_pattern("include", selection.include), compile_pattern("exclude", selection.exclude)
     return [_left_alone(group, selection, include, exclude) for group in analysis.groups]
 
 
@@ -109,7 +106,8 @@ def units_kept(units: int, ratio: float, round_to: int = 1) -> int:
     return min(units, -(-kept // round_to) * round_to)
 
 
-def _pattern(option: str, text: str | None) -> re.Pattern[str] | None:
+def compile_pattern(option: str, text: str | None) -> re.Pattern[str] | None:
+    """The regular expression of an option; UsageError where it does not compile."""
     try:
         return None if text is None else re.compile(text)
     except re.error as error:

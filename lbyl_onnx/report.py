@@ -26,7 +26,11 @@ class GroupReport:
     carries the group's channels, `macs` the multiply-accumulates of its producers and consumers.
     `frozen_reason` says why none of its units may go (None: they may). `restored` names the restoration
     that was applied, `note` why a consumer was left without one. `error` is the relative error that the restoration
-    leaves, in the measure of its method (None: nothing removed or nothing restored).
+    leaves, in the measure of its method (None: nothing removed or nothing restored): for `lbyl` and
+    `neuron-merging` the share of the removed filters' energy, for `moments` the largest share of a consumer's output
+    variance on the calibration samples. `predicted_error`: the share that the criterion `obs` expected to lose;
+    `condition`: the largest condition number of a consumer's system; `recalibrated`: nodes among producers and
+    consumers whose outputs had mean and variance matched.
     """
 
     name: str
@@ -41,6 +45,9 @@ class GroupReport:
     restored: str | None = None
     note: str | None = None
     error: float | None = None
+    predicted_error: float | None = None
+    condition: float | None = None
+    recalibrated: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -95,12 +102,14 @@ class Inspection:
 
 @dataclass(frozen=True)
 class Report:
-    """What `compress` did. `options` are the options in force, `seconds` the wall time of the call,
+    """What `compress` did. `options` are the options in force, `calibration` says what activations were measured on
+    (None: not measured), `seconds` is the wall time of the call,
     `warnings` sentences a user should read."""
 
     input: FileReport
     output: FileReport
     options: dict[str, object]
+    calibration: str | None
     groups: tuple[GroupReport, ...]
     validation: Validation | None
     seconds: float

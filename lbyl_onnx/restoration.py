@@ -15,7 +15,7 @@ from scipy import linalg
 from .criteria import rows
 from .layers import ProducerLayer
 
-METHODS = ("lbyl", "neuron-merging", "none")
+METHODS = ("moments", "lbyl", "neuron-merging", "none")
 MERGING_MIX = 0.85
 MERGING_MIN_SIMILARITY = 0.1
 
@@ -65,15 +65,15 @@ def _ridge(
 
     `basis` (K, d), `targets` (P, d); the rest (K,) or (P,). Only the two weights differ between the rows, so one
     eigendecomposition of the Gram matrix serves them all, and the bias is a rank-one update (Sherman-Morrison):
-    O(K^3 + P K^2) in all. Directions whose eigenvalue vanishes beside the largest are left out, which gives the
-    minimum-norm solution where the penalty is 0.
+    O(K^3 + P K^2) in all. In directions that vanish beside the largest (penalty 0, singular Gram matrix) the targets
+    have no part, and only the bias may use them: the minimum-norm solution.
     """
     values, vectors = linalg.eigh(basis @ basis.T)
-    floor = 4 * max(values[-1], 0.0) * max(basis.shape) * np.finfo(np.float64).eps
+    numbers = np.finfo(np.float64)
+    floor = max(4 * values[-1] * max(basis.shape) * numbers.eps, numbers.tiny**0.5)
     spectrum = np.maximum(values, 0)[None, :] + penalty[:, None]
-    inverse = np.where(spectrum > floor, 1 / np.maximum(spectrum, np.finfo(np.float64).tiny), 0)
-    projected = (targets @ basis.T) @ vectors
-    solution = projected * inverse
+    inverse = 1 / np.maximum(spectrum, floor)
+    solution = np.where(spectrum > floor, (targets @ basis.T) @ vectors * inverse, 0)
     if basis_bias is not None and target_bias is not None and bias_weight is not None:
         direction = basis_bias @ vectors
         reached = inverse * direction

@@ -73,7 +73,8 @@ class StepwiseRun:
         self._run_to(len(self._nodes), "")
 
     def values(self, name: str) -> Iterator[np.ndarray]:
-        """The value of tensor `name`, batch by batch; `reach` it first, and ask before the run moves past its readers."""
+        """The value of tensor `name`, batch by batch; `reach` it first, and ask before the run moves past its
+        readers."""
         for batch in self._values:
             yield np.asarray(batch[name])
 

@@ -72,7 +72,7 @@ def _apply(site: Site, sizes: Sizes) -> None:
     if node.op == "ConstantOfShape":
         site.set(sizes.exact_axes(node.inputs[0].name, len(site.out_facts().shape)))
         return
-    rule = RULES.get(("" if node.domain in (None, "ai.onnx") else node.domain, node.op))
+    rule = RULES.get((site.domain, site.op))
     try:
         if rule is None:
             raise RuleDoesNotApply(f"operator {site.title} has no rule")

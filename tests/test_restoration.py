@@ -123,11 +123,36 @@ def test_without_penalty_a_singular_system_has_the_shortest_solution(channels, s
         np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6 * np.abs(expected).max())
 
 
+@pytest.mark.parametrize("dependent", [False, True], ids=["more filters than weights", "shifts depend too"])
+def test_without_penalty_the_shift_uses_directions_that_the_filters_leave_free(dependent):
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        producer = random_layer("normalised", rng, 16, 4)
+        if dependent:  # each kept channel has a copy, shift included
+            for part in (producer.filters, producer.bias, producer.scale, producer.shift):
+                part[3:14] = part[rng.integers(0, 3, 11)]
+        kept, removed = np.arange(14), np.array([14, 15])
+        weights, bias = producer.folded_filters, producer.folded_bias
+        found = lbyl(producer, kept, removed, Strength(0.5, 0))
+        for row, channel in zip(found, removed, strict=True):
+            weight = np.sqrt(0.5) * abs(producer.scale[channel])
+            design = np.column_stack([weights, weight * bias])
+            expected = np.linalg.lstsq(design[kept].T, design[channel], rcond=1e-7)[0]
+            np.testing.assert_allclose(row, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+
+
 def test_filters_that_are_all_zero():
-    producer = layer("folded", np.zeros((4, 9)))
+    producer = layer("folded", np.zeros((4, 9)), bias=[0, 0, 0, 1])
     for method in RESTORERS.values():
         np.testing.assert_array_equal(method(producer, np.arange(3), np.array([3]), Strength(1, 0)), np.zeros((1, 3)))
-    assert residual_error(producer, np.arange(3), np.array([3]), np.zeros((1, 3))) == 0
+    assert residual_error(producer, np.array([0, 3]), np.array([1, 2]), np.zeros((2, 2))) == 0
+
+
+def test_channels_that_are_constant():
+    """No weights, only biases: one constant stands in for the other."""
+    producer = layer("folded", np.zeros((3, 9)), bias=[2, 0, 3])
+    mixing = lbyl(producer, np.array([0, 1]), np.array([2]), Strength(1, 0))
+    np.testing.assert_allclose(mixing, [[1.5, 0]])
 
 
 def doubled(kind, channels=6, size=12):

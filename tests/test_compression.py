@@ -1,0 +1,392 @@
+"""The whole pipeline: what it returns, what it leaves alone, what it refuses, and published accuracies."""
+
+import json
+import re
+from dataclasses import replace
+
+import ml_dtypes
+import numpy as np
+import onnx
+import pytest
+from conftest import ROOT, shared
+from graphs import Builder
+from onnx import TensorProto, helper, numpy_helper
+
+from lbyl_onnx import compression, validation
+from lbyl_onnx.compression import compress, inspect
+from lbyl_onnx.errors import ModelError, NothingToRemove, UsageError, ValidationFailed
+from lbyl_onnx.model_file import load_model, save_model
+from lbyl_onnx.report import Validation
+from lbyl_onnx.runtime import open_session, run, run_batches
+from lbyl_onnx.synthetic import synthetic_inputs
+
+CNN = ROOT / "models" / "digits_cnn.onnx"
+MODELS = sorted((ROOT / "models").glob("*.onnx"))
+
+
+@pytest.fixture(autouse=True)
+def short_latencies(monkeypatch):
+    monkeypatch.setattr(validation, "LATENCY_SECONDS", 0.02)
+    monkeypatch.setattr(validation, "LATENCY_PAIRS", (1, 3))
+
+
+def dense(dtype=np.float32, features=6, hidden=8):
+    """x (N, features) → Gemm "first" → Relu → Gemm "last" → 3 values, in any floating type."""
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    graph = Builder()
+    x = graph.input(("N", features), kind=kind)
+    for name, inputs, outputs in [("first", features, hidden), ("last", hidden, 3)]:
+        weights = [
+            graph.constant(graph.rng.standard_normal(shape), dtype, f"{name}.{part}")
+            for part, shape in [("weight", (outputs, inputs)), ("bias", outputs)]
+        ]
+        x = graph.node("Gemm", x, *weights, transB=1, name=name)
+        x = graph.node("Relu", x) if name == "first" else x
+    return graph.model(x)
+
+
+def serialized(model):
+    return model.to_proto().SerializeToString(deterministic=True)
+
+
+# ---- the report
+
+
+def test_every_field_of_the_report():
+    result = compress(CNN, 0.5, round_to=8)
+    report = json.loads(result.report.to_json())
+    assert set(report) >= {"input", "output", "groups", "validation", "seconds"}
+    for side in ("input", "output"):
+        assert set(report[side]) == {"path", "parameters", "macs", "bytes"}
+    original, parameters = load_model(CNN), result.report.input.parameters
+    assert report["input"]["path"] == str(CNN) and report["output"]["path"] is None
+    assert parameters == sum(array.size for array in original.weights.values() if array.dtype == np.float32)
+    assert report["input"]["bytes"] == pytest.approx(CNN.stat().st_size, rel=1e-3)
+    assert report["output"]["bytes"] == pytest.approx(len(result.model.SerializeToString()), rel=1e-3)
+    for name in ("parameters", "macs", "bytes"):
+        assert 0 < report["output"][name] < 0.5 * report["input"][name]
+    again = inspect(result.model).input
+    assert (again.parameters, again.macs) == (report["output"]["parameters"], report["output"]["macs"])
+    assert report["validation"]["provider"] == "cpu" and report["validation"]["samples"] == 16
+    assert report["validation"]["outputs"][0]["shape"] == [16, 10] and report["seconds"] > 0
+
+
+def test_one_record_for_each_group():
+    groups = compress(CNN, 0.5, validation=False).report.groups
+    assert [group.units_before for group in groups] == [32, 64, 64, 64, 10]
+    assert [group.units_after for group in groups] == [16, 32, 32, 32, 10]
+    for group, following in zip(groups[:-1], groups[1:], strict=True):
+        assert group.consumers == following.producers
+        assert group.frozen_reason is None and group.restored == "lbyl" and 0 < group.error < 1
+    last = groups[-1]
+    assert last.frozen_reason == "output 'logits' of the model"
+    assert last.restored is None and last.error is None and last.consumers == ()
+
+
+def test_groups_by_hand():
+    report = compress(dense(), 0.5, restore="none", validation=False).report
+    first, last = report.groups
+    assert (first.name, first.producers, first.consumers) == ("first", ("first",), ("last",))
+    assert (first.units_before, first.units_after, first.coupled) == (8, 4, False)
+    assert (first.parameters, first.macs) == (8 * 6 + 8 + 3 * 8, 8 * 6 + 3 * 8)
+    assert (first.restored, first.note, first.error) == (None, None, None)
+    assert (last.units_after, last.frozen_reason) == (3, "output 'last' of the model")
+    assert (report.input.parameters, report.input.macs) == (83, 72)
+    assert (report.output.parameters, report.output.macs) == (43, 36)
+
+
+def test_options_are_echoed():
+    options = {
+        **{"restore": "neuron-merging", "criterion": "random", "lambda1": 0.5, "lambda2": 0.25, "scope": "all"},
+        **{"round_to": 2, "include": "fir", "exclude": "none", "seed": 7},
+    }
+    assert compress(dense(), 0.5, **options, validation=False).report.options == {"ratio": 0.5, **options}
+
+
+def test_progress_names_every_stage():
+    stages = []
+    compress(dense(), 0.5, progress=stages.append)
+    assert stages == ["loading", "analysing", "choosing", "restoring", "cutting", "validating"]
+
+
+def test_validation_can_be_left_out():
+    report = compress(dense(), 0.5, validation=False).report
+    assert report.validation is None and report.warnings == ()
+
+
+def test_inspection_lists_what_compress_would_cut():
+    inspection = inspect(CNN)
+    assert [group.name for group in inspection.groups] == [
+        group.name for group in compress(CNN, 0.5, validation=False).report.groups
+    ]
+    assert all(group.units_before == group.units_after for group in inspection.groups)
+    assert json.loads(inspection.to_json())["input"]["path"] == str(CNN)
+
+
+# ---- what stays
+
+
+def test_a_model_in_memory_stays_as_it_is():
+    proto = onnx.load(CNN)
+    before = proto.SerializeToString(deterministic=True)
+    result = compress(proto, 0.5, validation=False)
+    assert proto.SerializeToString(deterministic=True) == before
+    assert result.report.input.path is None
+    model = load_model(CNN)
+    compress(model, 0.5, validation=False)
+    assert serialized(model) == serialized(load_model(CNN))
+
+
+def declared(proto):
+    """Everything but weights and what they decide."""
+    return (
+        [(value.name, value.type.SerializeToString()) for value in (*proto.graph.input, *proto.graph.output)],
+        [(entry.domain, entry.version) for entry in proto.opset_import],
+        [(entry.key, entry.value) for entry in proto.metadata_props],
+        [(node.name, node.op_type, list(node.input), list(node.output)) for node in proto.graph.node],
+        [(tensor.name, tensor.data_type) for tensor in proto.graph.initializer],
+        (proto.ir_version, proto.producer_name, proto.producer_version, proto.doc_string, proto.graph.name),
+    )
+
+
+@pytest.mark.parametrize("restore", ["none", "lbyl"])
+def test_interface_and_metadata_stay(restore):
+    proto = onnx.load(CNN)
+    helper.set_model_props(proto, {"classes": "0-9", "licence": "CC0"})
+    proto.doc_string, proto.producer_version = "digits", "7"
+    result = compress(proto, 0.5, restore=restore, validation=False)
+    assert declared(result.model) == declared(proto)
+    assert result.model.graph.input[0].type.tensor_type.shape.dim[0].dim_param
+    onnx.checker.check_model(result.model, full_check=True)
+
+
+def test_any_batch_size_runs():
+    session = open_session(load_model(compress(CNN, 0.5, validation=False).model))
+    for batch in (1, 3):
+        (logits,) = run(session, {"image": np.zeros((batch, 1, 8, 8), np.float32)})
+        assert logits.shape == (batch, 10)
+
+
+def test_the_same_call_gives_the_same_model():
+    first, second = (serialized(compress(CNN, 0.5, criterion="random", validation=False).compressed) for _ in range(2))
+    assert first == second
+    assert serialized(compress(CNN, 0.5, criterion="random", seed=1, validation=False).compressed) != first
+
+
+# ---- element types and external data
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float16, 1e-2), (np.float32, 1e-5), (np.float64, 1e-12)])
+def test_floating_types(dtype, tolerance):
+    """The least neuron is half of another one: restoring is exact, and everything keeps its type."""
+    model = load_model(dense(dtype))
+    for part in ("weight", "bias"):
+        value = 4 * model.weights[f"first.{part}"]
+        value[5] = value[2] / 16
+        model.replace(f"first.{part}", value)
+    result = compress(model, 0.1, lambda2=0, validation=False)
+    kept = np.delete(model.weights["first.bias"], 5)
+    np.testing.assert_array_equal(result.compressed.weights["first.bias"], kept)
+    plain = compress(model, 0.1, restore="none", validation=False).compressed
+    assert (plain.weights["last.weight"] != result.compressed.weights["last.weight"]).any()
+    assert {array.dtype for array in result.compressed.weights.values()} == {np.dtype(dtype)}
+    inputs = synthetic_inputs(model, 4, seed=1)
+    (expected,), (found,) = (run(open_session(m), inputs) for m in (model, result.compressed))
+    assert found.dtype == expected.dtype == dtype
+    np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance * np.abs(expected).max())
+
+
+def test_bfloat16_weights_behind_a_cast():
+    """onnxruntime's CPU kernels do not compute in bfloat16, so the graph casts what it stores."""
+    graph = Builder()
+    x, width = graph.input(), 3
+    for name, filters in [("first", 8), ("second", 4)]:
+        value = graph.rng.standard_normal((filters, width, 3, 3)).astype(ml_dtypes.bfloat16)
+        weight = graph.node("Cast", graph.constant(value, name=f"{name}.weight"), to=TensorProto.FLOAT)
+        x, width = graph.node("Conv", x, weight, pads=[1] * 4, name=name), filters
+    result = compress(graph.model(x), 0.5)
+    shapes = {tensor.name: list(tensor.dims) for tensor in result.model.graph.initializer}
+    assert shapes == {"first.weight": [4, 3, 3, 3], "second.weight": [4, 4, 3, 3]}
+    assert {tensor.data_type for tensor in result.model.graph.initializer} == {TensorProto.BFLOAT16}
+    assert result.report.validation is not None
+
+
+def externally_stored(folder):
+    path = folder / "model.onnx"
+    onnx.save_model(dense(), path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    assert len(path.read_bytes()) < len(dense().SerializeToString()) + 500
+    return path
+
+
+def test_external_data_stays_external(tmp_path):
+    path = externally_stored(tmp_path)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    result = compress(path, 0.5)
+    assert result.report.input.bytes > (tmp_path / "weights.bin").stat().st_size
+    folder = tmp_path / "out"
+    folder.mkdir()
+    save_model(result.compressed, folder / "out.onnx")
+    stored = onnx.load(folder / "out.onnx", load_external_data=False).graph.initializer
+    assert len(stored) == 4 and all(tensor.data_location == TensorProto.EXTERNAL for tensor in stored)
+    assert sorted(file.name for file in folder.iterdir()) == ["out.onnx", "out.onnx.data"]
+    assert {file.name: file.read_bytes() for file in tmp_path.glob("*.*")} == before
+    x = np.ones((2, 6), np.float32)
+    written, returned = (run(open_session(load_model(m)), {"x": x}) for m in (folder / "out.onnx", result.model))
+    np.testing.assert_array_equal(written[0], returned[0])
+    assert not any(tensor.data_location for tensor in result.model.graph.initializer)
+
+
+# ---- refusals
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("ratio", -0.1, r"--ratio is -0.1; expected a number in \[0, 1\)"),
+        ("ratio", 1, r"--ratio is 1; expected a number in \[0, 1\)"),
+        ("ratio", float("nan"), "--ratio is nan"),
+        ("restore", "magic", "--restore 'magic' is unknown; expected one of .*lbyl"),
+        ("criterion", "l3", "--criterion 'l3' is unknown; expected one of l1, l2"),
+        ("scope", "none", "--scope 'none' is unknown; expected chains or all"),
+        ("round_to", 0, "--round-to is 0; expected a whole number of at least 1"),
+        ("lambda1", -1, "--lambda1 is -1; expected a finite number"),
+        ("lambda2", float("inf"), "--lambda2 is inf; expected a finite number"),
+        ("lambda2", float("nan"), "--lambda2 is nan"),
+        ("include", "(", r"--include '\(' is not a regular expression"),
+        ("provider", "tpu", "tpu"),
+    ],
+)
+def test_options_out_of_range(option, value, message):
+    with pytest.raises(UsageError, match=message):
+        compress(dense(), **{"ratio": 0.5, option: value})
+
+
+def test_options_are_checked_before_the_model_is_read(tmp_path):
+    with pytest.raises(UsageError, match="--ratio"):
+        compress(tmp_path / "missing.onnx", 2)
+    with pytest.raises(ModelError, match=r"missing\.onnx: no such file"):
+        compress(tmp_path / "missing.onnx", 0.5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"ratio": 0}, "^the model: nothing to remove at ratio 0, rounded to multiples of 1; raise --ratio$"),
+        ({"ratio": 0.5, "round_to": 8}, "nothing to remove at ratio 0.5, rounded to multiples of 8"),
+        ({"ratio": 0.5, "exclude": "first"}, "nothing to remove.*matched by --exclude"),
+    ],
+)
+def test_nothing_to_remove(options, message):
+    with pytest.raises(NothingToRemove, match=message):
+        compress(dense(), **options)
+
+
+def test_a_single_layer_has_nothing_to_remove():
+    graph = Builder()
+    with pytest.raises(NothingToRemove, match="output 'only' of the model"):
+        compress(graph.model(graph.conv(graph.input(), 3, 8, name="only")), 0.5)
+    graph = Builder()
+    with pytest.raises(NothingToRemove, match="no Conv, Gemm or MatMul weight"):
+        compress(graph.model(graph.node("Relu", graph.input())), 0.5)
+
+
+def test_the_name_of_the_file_is_told():
+    with pytest.raises(NothingToRemove, match=r"^digits_cnn\.onnx: nothing to remove"):
+        compress(CNN, 0)
+
+
+@pytest.mark.filterwarnings("error")
+def test_an_overflow_of_float16_is_caught():
+    """The consumer's weights double, which is more than float16 holds."""
+    proto = dense(np.float16)
+    model = load_model(proto)
+    model.replace("first.weight", np.full((8, 6), 0.5, np.float16))
+    model.replace("last.weight", np.full((3, 8), 4e4, np.float16))
+    with pytest.raises(ValidationFailed, match=r"weight 'last.weight' overflows float16 .*--restore none"):
+        compress(model, 0.5, restore="neuron-merging", validation=False)
+    compress(model, 0.5, restore="none", validation=False)
+
+
+def test_a_result_that_cannot_be_compared(monkeypatch):
+    def refuse(*arguments, **options):
+        raise ModelError("no such input")
+
+    monkeypatch.setattr(compression, "validate", refuse)
+    with pytest.raises(ValidationFailed, match="the result cannot be compared with the original: no such input"):
+        compress(dense(), 0.5)
+
+
+MEASURED = Validation("cpu", "synthetic", 16, (), 1, latency_before_ms=2.0, latency_after_ms=2.5)
+
+
+@pytest.mark.parametrize(
+    ("round_to", "advice"),
+    [(1, r"try --round-to 8 \(or 16\)"), (4, r"try --round-to 8 \(or 16\)"), (8, "try --round-to 16")],
+)
+def test_a_result_that_is_not_faster_comes_with_advice(monkeypatch, round_to, advice):
+    monkeypatch.setattr(compression, "validate", lambda *arguments, **options: MEASURED)
+    (warning,) = compress(dense(hidden=32), 0.5, round_to=round_to).report.warnings
+    assert warning.startswith("the result is not faster: 2.5 ms, original 2 ms")
+    assert re.search(advice, warning)
+
+
+def test_a_faster_result_has_no_warnings(monkeypatch):
+    faster = replace(MEASURED, latency_after_ms=1.5)
+    monkeypatch.setattr(compression, "validate", lambda *arguments, **options: faster)
+    assert compress(dense(), 0.5).report.warnings == ()
+
+
+# ---- accuracies on the shared models
+
+
+def accuracy(model, images, labels):
+    name = model.proto.graph.input[0].name
+    (logits,) = run_batches(open_session(model), {name: images})
+    return 100 * float((logits.argmax(axis=1) == labels).mean())
+
+
+@pytest.mark.parametrize("path", MODELS, ids=lambda path: path.stem)
+def test_restoring_brings_accuracy_back(path):
+    model = load_model(path)
+    with np.load(ROOT / "models" / "digits_eval.npz") as data:
+        images, labels = data["image"], data["labels"]
+    assert accuracy(model, images, labels) > 97
+    none, merged, lbyl = (
+        accuracy(compress(model, 0.3, restore=restore, validation=False).compressed, images, labels)
+        for restore in ("none", "neuron-merging", "lbyl")
+    )
+    assert min(merged, lbyl) > none + 10
+
+
+def normalised(name, mean, std):
+    """Images of a data file, float32 (samples, channels, height, width), and their labels."""
+    with np.load(shared("data", f"{name}.npz")) as data:
+        pixels, labels = data["images"].astype(np.float32) / 255, data["labels"]
+    pixels = pixels.reshape(*pixels.shape[:3], -1)
+    scaled = (pixels - np.array(mean, np.float32)) / np.array(std, np.float32)
+    return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2)), labels
+
+
+@pytest.mark.parametrize(
+    ("ratio", "lambda2", "published"), [(0.5, 0.3, 88.83), (0.6, 0.6, 87.75), (0.7, 0.3, 83.92), (0.8, 1e-6, 78.05)]
+)
+def test_published_accuracies_of_lenet(ratio, lambda2, published):
+    """arXiv 2502.08474, LeNet-300-100 on the test set of Fashion-MNIST."""
+    model = load_model(shared("models", "lenet_300_100_fashion.onnx"))
+    images, labels = normalised("fashion_mnist_test", 0.5, 0.5)
+    assert len(labels) == 10_000
+    options = {"criterion": "l2", "restore": "lbyl", "lambda1": 0.0, "lambda2": lambda2}
+    result = compress(model, ratio, **options, validation=False)
+    assert accuracy(result.compressed, images, labels) == pytest.approx(published, abs=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnet56_cifar10", "resnet56_cifar10_folded"])
+def test_the_default_penalties_suit_a_network_and_its_folded_twin(name):
+    model = load_model(shared("models", f"{name}.onnx"))
+    images, labels = normalised("cifar10_eval", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    plain, restored = (
+        compress(model, 0.3, criterion="l2", restore=restore, validation=False).compressed
+        for restore in ("none", "lbyl")
+    )
+    assert accuracy(restored, images, labels) >= accuracy(plain, images, labels) + 7
