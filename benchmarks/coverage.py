@@ -85,7 +85,9 @@ def main() -> None:
     parser.add_argument("--ratio", type=float, default=0.3)
     parser.add_argument("--only", default="", help="skeletons whose name contains this")
     options = parser.parse_args()
-    columns = [f"{name} ({scope})" for scope in SCOPES for name in ("parameters", "MACs", "groups cut", "frozen", "error")]
+    columns = [
+        f"{name} ({scope})" for scope in SCOPES for name in ("parameters", "MACs", "groups cut", "frozen", "error")
+    ]
     print(f"| skeleton | {' | '.join(columns)} |\n| --- |{' --- |' * len(columns)}")
     materialize = zoo().materialize
     for path in sorted(path for path in require("zoo").glob("*.onnx") if options.only in path.stem):

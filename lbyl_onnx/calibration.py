@@ -16,7 +16,7 @@ from .synthetic import InputSpec, Normalisation, concrete_shapes, input_specs, s
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 ELEMENTS = 64 * 3 * 224 * 224
 """Elements of synthetic input that are made by default, within MIN_SAMPLES and MAX_SAMPLES."""
-MIN_SAMPLES, MAX_SAMPLES = 64, 512
+MIN_SAMPLES, MAX_SAMPLES = 64, 256
 BATCH_ELEMENTS = 16 * 3 * 224 * 224
 MAX_BATCH = 128
 
@@ -48,7 +48,7 @@ def calibrate(
 
     `source`: "synthetic"; an .npz file or mapping with an array for each input, first axis = samples, as the model
     expects them; or a folder of images, resized to the model's input and normalised. `samples`: how many at most (None:
-    for synthetic ones as many as fit ELEMENTS, from 64 to 512; else all). `shapes`: sizes of dynamic inputs.
+    for synthetic ones as many as fit ELEMENTS, from 64 to 256; else all). `shapes`: sizes of dynamic inputs.
     Raises UsageError where the source does not fit the model.
     """
     specs = input_specs(model)
@@ -81,7 +81,7 @@ def _batches(specs: tuple[InputSpec, ...], arrays: dict[str, np.ndarray]) -> lis
     total = min(len(arrays[spec.name]) for spec in specs if spec.shape)
     elements = sum(math.prod(arrays[spec.name].shape[1:]) for spec in specs)
     size = fixed[0] if fixed else int(np.clip(BATCH_ELEMENTS // max(elements, 1), 1, MAX_BATCH))
-    if total < size:
+    if fixed and total < size:
         raise UsageError(
             f"{total} calibration samples are fewer than the model's batch of {size}; give at least {size}"
         )

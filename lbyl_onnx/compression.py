@@ -224,7 +224,7 @@ def _why_nothing(source: Model, plan: Plan, selection: Selection) -> str:
             f"{name}: nothing to remove at ratio {selection.ratio:g}, rounded to multiples of {selection.round_to}; "
             "raise --ratio"
         )
-    common = max(set(reasons), key=reasons.count)
+    common = max(dict.fromkeys(reasons), key=reasons.count)
     return (
         f"{name}: nothing to remove in {len(plan.choices)} groups; most often: {common} (lbyl-onnx inspect lists all)"
     )

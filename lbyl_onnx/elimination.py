@@ -13,14 +13,15 @@ import numpy as np
 from scipy import linalg
 
 from .calibration import Calibration
-from .groups import Analysis, ChannelGroup, WeightAxis
-from .plan import Selection, reasons_to_leave
+from .groups import Analysis, WeightAxis
+from .plan import Selection, reasons_to_leave, units_kept
 from .stepwise import CalibratedRun, StepwiseRun
 
 RIDGE = 1e-3
 """Added to A's diagonal, relative to its mean."""
-STEPS = 128
-"""Elimination proceeds in at most about this many steps; groups up to this size lose one unit a step."""
+SINGLE_PRECISION_FROM = 1024
+STEPS, LARGE_STEPS = 96, 32
+"""Elimination proceeds in about this many steps; groups of at most STEPS units lose one a step."""
 MAX_ROWS = 65536
 
 
@@ -56,10 +57,14 @@ class ConsumerStatistics:
         self._sum = np.zeros(units)
         self._gram = np.zeros((units, units))
         self._rows = 0
+        self._origin = np.zeros(units, np.float32)
 
     def add(self, rows: np.ndarray) -> None:
         """Rows (positions, channels) of the consumer's input."""
         values = rows[:, self._position].transpose(0, 2, 1).reshape(-1, len(self._sum)).astype(np.float32)
+        if self._rows == 0:
+            self._origin = values.mean(axis=0)
+        values -= self._origin
         self._sum += values.sum(axis=0, dtype=np.float64)
         self._gram += values.T @ values
         self._rows += len(values)
@@ -69,29 +74,6 @@ class ConsumerStatistics:
         """Covariance of the units' activations."""
         mean = self._sum / self._rows
         return self._gram / self._rows - np.outer(mean, mean)
-
-
-def measure(
-    analysis: Analysis, run: StepwiseRun, groups: list[ChannelGroup], batches: int, seed: int
-) -> dict[int, list[ConsumerStatistics]]:
-    """Statistics of every consumer of `groups` with a weight of its own, by position in `groups`, from one run."""
-    found: dict[int, list[ConsumerStatistics]] = {index: [] for index in range(len(groups))}
-    pairs = [(consumer, index) for index, group in enumerate(groups) for consumer in group.consumers]
-    rng = np.random.default_rng(seed)
-    for consumer, index in sorted(pairs, key=lambda pair: pair[0].node):
-        weight = None if consumer.weight is None else analysis.model.weights[consumer.weight]
-        counts = np.bincount(consumer.units[consumer.units >= 0], minlength=groups[index].units)
-        if weight is None or consumer.groups > 1 or len(set(counts.tolist())) != 1:
-            continue
-        name, axis = data_axis(analysis, consumer)
-        run.reach(name)
-        statistics = ConsumerStatistics(consumer, groups[index].units, weight)
-        for value in run.values(name):
-            rows = np.moveaxis(value, axis, -1).reshape(-1, value.shape[axis])
-            limit = max(MAX_ROWS // batches, 1)
-            statistics.add(rows if len(rows) <= limit else rows[rng.choice(len(rows), limit, replace=False)])
-        found[index].append(statistics)
-    return found
 
 
 def data_axis(analysis: Analysis, consumer: WeightAxis) -> tuple[str, int]:
@@ -106,44 +88,47 @@ def data_axis(analysis: Analysis, consumer: WeightAxis) -> tuple[str, int]:
     return node.input[0], -2 if flipped else -1
 
 
-def eliminate(statistics: list[ConsumerStatistics], free: np.ndarray) -> Elimination:
-    """Rank the units in `free` (bool, (units,)) by backward elimination over all consumers together."""
+def eliminate(statistics: list[ConsumerStatistics], free: np.ndarray, count: int) -> Elimination:
+    """The first `count` units in `free` (bool, (units,)) to go, by backward elimination over all consumers together."""
     units = len(free)
     inverses, energies, total = [], [], 0.0
     for each in statistics:
         covariance = each.covariance
         total += float((covariance * each.energy).sum())
-        ridge = RIDGE * max(np.trace(covariance) / units, np.finfo(np.float64).tiny)
-        inverses.append(linalg.inv(covariance + ridge * np.eye(units)))
-        energies.append(each.energy.copy())
+        ridge = RIDGE * np.trace(covariance) / units or 1.0
+        dtype = np.float32 if units > SINGLE_PRECISION_FROM else np.float64
+        inverses.append(linalg.inv(covariance + ridge * np.eye(units)).astype(dtype))
+        energies.append(each.energy.astype(dtype))
     alive = free.copy()
     order: list[int] = []
     errors: list[float] = []
     lost = 0.0
-    at_once = max(1, units // STEPS)
-    while alive.any():
+    at_once = max(1, units // (STEPS if units <= SINGLE_PRECISION_FROM else LARGE_STEPS))
+    count = min(count, int(alive.sum()))
+    while len(order) < count:
         cost = sum(np.diag(energy) / np.diag(inverse) for energy, inverse in zip(energies, inverses, strict=True))
-        chosen = np.argsort(np.where(alive, cost, np.inf), kind="stable")[: min(at_once, int(alive.sum()))]
-        for unit in chosen.tolist():
-            for inverse, energy in zip(inverses, energies, strict=True):
-                lost += energy[unit, unit] / inverse[unit, unit]
-                _downdate(inverse, energy, unit)
-            order.append(unit)
-            errors.append(lost / total if total > 0 else 0.0)
+        chosen = np.argsort(np.where(alive, cost, np.inf), kind="stable")[: min(at_once, count - len(order))]
+        for inverse, energy in zip(inverses, energies, strict=True):
+            lost += _downdate(inverse, energy, chosen)
+        order += chosen.tolist()
+        errors += [lost / total if total > 0 else 0.0] * len(chosen)
         alive[chosen] = False
     return Elimination(np.array(order, np.int64), np.array(errors))
 
 
-def _downdate(inverse: np.ndarray, energy: np.ndarray, unit: int) -> None:
-    """Take `unit` out of A^-1 and of V V^T after refitting the others, in place."""
-    pivot = inverse[unit, unit]
-    column = inverse[:, unit] / pivot
-    shared = energy[unit].copy()
-    energy -= np.outer(column, shared) + np.outer(shared, column) - np.outer(column, column) * shared[unit]
-    inverse -= np.outer(column, column) * pivot
-    energy[unit], energy[:, unit] = 0, 0
-    inverse[unit], inverse[:, unit] = 0, 0
-    inverse[unit, unit] = 1
+def _downdate(inverse: np.ndarray, energy: np.ndarray, units: np.ndarray) -> float:
+    """Take `units` out of A^-1 and of V V^T after refitting the others, in place; what this loses."""
+    block = linalg.pinvh(inverse[np.ix_(units, units)])
+    lost = float((block * energy[np.ix_(units, units)]).sum())
+    transfer = inverse[:, units] @ block
+    shared = energy[:, units] - 0.5 * transfer @ energy[np.ix_(units, units)]
+    energy -= transfer @ shared.T
+    energy -= shared @ transfer.T
+    inverse -= transfer @ inverse[units]
+    for matrix in (energy, inverse):
+        matrix[units], matrix[:, units] = 0, 0
+    inverse[units, units] = 1
+    return lost
 
 
 def rank_units(
@@ -151,18 +136,46 @@ def rank_units(
 ) -> dict[int, Elimination]:
     """The order of elimination of every group that may lose units, by group number.
 
-    Groups without a consumer whose input can be measured are missing.
+    One run; a group is ranked, and its moments forgotten, as soon as its last consumer has been measured. Groups
+    without a consumer whose input can be measured are missing.
     """
     reasons = reasons_to_leave(analysis, selection)
-    numbers = [number for number, reason in enumerate(reasons) if reason is None]
-    groups = [analysis.groups[number] for number in numbers]
+    groups = {number: analysis.groups[number] for number, reason in enumerate(reasons) if reason is None}
+    visits = sorted(
+        ((consumer, number) for number, group in groups.items() for consumer in group.consumers),
+        key=lambda visit: visit[0].node,
+    )
+    last = {number: index for index, (_, number) in enumerate(visits)}
+    found: dict[int, list[ConsumerStatistics]] = {number: [] for number in groups}
+    ranking = {}
+    rng = np.random.default_rng(selection.seed)
     run = CalibratedRun(analysis.model, calibration, provider).run
     try:
-        found = measure(analysis, run, groups, len(calibration.batches), selection.seed)
+        for index, (consumer, number) in enumerate(visits):
+            statistics = _measure(analysis, run, consumer, groups[number].units, len(calibration.batches), rng)
+            if statistics is not None:
+                found[number].append(statistics)
+            if last[number] == index and (measured := found.pop(number)):
+                units = groups[number].units
+                count = units - units_kept(units, selection.ratio, selection.round_to)
+                ranking[number] = eliminate(measured, groups[number].free, count)
     finally:
         run.close()
-    return {
-        number: eliminate(found[index], group.free)
-        for index, (number, group) in enumerate(zip(numbers, groups, strict=True))
-        if found[index]
-    }
+    return ranking
+
+
+def _measure(
+    analysis: Analysis, run: StepwiseRun, consumer: WeightAxis, units: int, batches: int, rng: np.random.Generator
+) -> ConsumerStatistics | None:
+    """Statistics of a consumer's input; None where its weight is not its own or takes the units unevenly."""
+    taken = np.bincount(consumer.units[consumer.units >= 0], minlength=units)
+    if consumer.weight is None or consumer.groups > 1 or (taken != taken[0]).any():
+        return None
+    name, axis = data_axis(analysis, consumer)
+    run.reach(name)
+    statistics = ConsumerStatistics(consumer, units, analysis.model.weights[consumer.weight])
+    limit = max(MAX_ROWS // batches, 1)
+    for value in run.values(name):
+        rows = np.moveaxis(value, axis, -1).reshape(-1, value.shape[axis])
+        statistics.add(rows if len(rows) <= limit else rows[rng.choice(len(rows), limit, replace=False)])
+    return statistics

@@ -108,7 +108,7 @@ class _Lockstep:
         if before is None or layer is None:
             return None
         present = layer.matrix(after)
-        lossy = present.shape[2] != layer.matrix(before).shape[2]
+        lossy = layer.channels_read(after) < layer.channels_read(before)
         if present.shape[2] > MAX_INPUTS or not (lossy or not self._synthetic):
             return None
         self.ours.run.reach(layer.data)

@@ -35,15 +35,15 @@ class Labelling:
     """Labels of a whole graph.
 
     `axes`: tensor name → one entry an axis; a constant's axes appear once a rule has touched them. `ports`: the
-    weights that produce and consume. `edits`: sizes and indices to rewrite. `ambiguous`: reshapes that could
-    carry their channels on either of several axes, with how many choices each has.
+    weights that produce and consume. `edits`: sizes and indices to rewrite. `ambiguous`: nodes that could carry
+    their channels on either of several axes, with the labels in question and how many choices there are.
     """
 
     labels: Labels
     axes: dict[str, list[Axis]] = field(default_factory=dict)
     ports: list[Port] = field(default_factory=list)
     edits: list[Edit] = field(default_factory=list)
-    ambiguous: dict[int, list[np.ndarray]] = field(default_factory=dict)
+    ambiguous: dict[int, tuple[np.ndarray, int]] = field(default_factory=dict)
 
 
 class Untouched:
@@ -126,6 +126,15 @@ class Site:
         """
         return self._tracer.join(self, members, couple)
 
+    def tie(self, slot: int, axis: int, labels: Axis) -> None:
+        """Axis `axis` of input `slot` carries exactly `labels`; both stay where one of them cannot shrink."""
+        own = self.axes(slot)[axis]
+        if labels is None or own is None:
+            for stranded in (own, labels):
+                self.freeze(stranded, "ties them to channels that stay")
+        else:
+            self.labels.equate(own, labels)
+
     def set(self, axes: Sequence[Axis], slot: int = 0) -> None:
         """The labels of output `slot`."""
         if slot < len(self.node.outputs) and self.node.outputs[slot].name:
@@ -160,6 +169,17 @@ class Site:
         if labels is not None:
             self._tracer.sizes_edit(self, slot, value).counts[entry] = labels
 
+    def fill(self, slot: int, axes: Sequence[Axis]) -> list[Axis]:
+        """`axes` of a tensor that is filled to the sizes in input `slot`: one without labels gets channels of its own
+        where its size is a constant, which then counts them."""
+        facts = self.facts(slot)
+        filled = list(axes)
+        for entry, size in enumerate([] if facts.value is None else facts.value.reshape(-1).tolist()):
+            if filled[entry] is None and size > 1 and facts.varies is not None and not facts.varies.reshape(-1)[entry]:
+                filled[entry] = self.labels.fresh(size)
+                self.count(slot, entry, filled[entry])
+        return filled
+
     def pin(self, slot: int, entry: int, labels: np.ndarray) -> None:
         """Entry `entry` of input `slot` was computed from the number of `labels`; it keeps its original value."""
         pinned = self._tracer.sizes_edit(self, slot, None).pinned
@@ -175,7 +195,7 @@ class Site:
 
     def choose(self, options: list[int], labels: np.ndarray) -> int:
         """One of `options` (best first); the next one is tried where this one leaves the channels frozen."""
-        self._tracer.result.ambiguous[self.index] = [labels] * len(options)
+        self._tracer.result.ambiguous[self.index] = labels, len(options)
         return options[min(self.choice, len(options) - 1)]
 
 

@@ -230,6 +230,8 @@ def _separate(proto: onnx.ModelProto, path: Path | None) -> Model:
     skeleton = onnx.ModelProto()  # protobuf frees the memory of the data only with the message that held it
     skeleton.CopyFrom(proto)
     _check_structure(_without_weights(skeleton, weights))
+    if skeleton.functions:
+        skeleton = onnx.inliner.inline_local_functions(skeleton)
     for node in skeleton.graph.node:
         if node.op_type == "Constant" and (value := constant_value(node)) is not None:
             weights[node.output[0]] = value

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import linalg
 
+SINGLE_PRECISION_FROM = 512
 RIDGE = 1e-2
 """Strength of the pull towards the present weights, relative to the mean diagonal of the inputs' covariance."""
 
@@ -23,10 +24,12 @@ class Fitted:
 
 class RowMoments:
     """Second moments of rows x, (groups, rows, inputs), and outputs y, (rows, groups x outputs): memory does not grow
-    with the number of rows. Products in the rows' own precision, sums over batches in float64."""
+    with the number of rows. Products in single precision, relative to the first batch's mean, so that a large mean
+    costs no digits; sums over batches in float64."""
 
     def __init__(self, groups: int, outputs: int, inputs: int) -> None:
         self._rows = 0
+        self._origin: np.ndarray | None = None
         self._xx = np.zeros((groups, inputs, inputs))
         self._yx = np.zeros((groups, outputs, inputs))
         self._yy = np.zeros((groups, outputs))
@@ -35,7 +38,9 @@ class RowMoments:
 
     def add(self, x: np.ndarray, y: np.ndarray) -> None:
         """Rows x (groups, rows, inputs) with outputs y (rows, groups x outputs)."""
-        x = x.astype(np.float32, copy=False)
+        if self._origin is None:
+            self._origin = x.mean(axis=1, keepdims=True, dtype=np.float64)
+        x = (x - self._origin).astype(np.float32)
         y = np.moveaxis(y.astype(np.float32, copy=False).reshape(len(y), len(self._y), -1), 1, 0)
         self._rows += x.shape[1]
         for group in range(len(x)):
@@ -50,25 +55,48 @@ class RowMoments:
 
         `present`: float64 (groups, outputs, inputs). r is RIDGE times the mean diagonal of the inputs' covariance.
         """
+        assert self._origin is not None
         x, y = self._x / self._rows, self._y / self._rows
-        if not centred:
-            x, y = np.zeros_like(x), np.zeros_like(y)
         xx = self._xx / self._rows - x[:, :, None] * x[:, None, :]
         yx = self._yx / self._rows - y[:, :, None] * x[:, None, :]
-        variance = float((self._yy / self._rows - y**2).sum())
+        yy = self._yy / self._rows - y**2
+        if not centred:
+            x = x + self._origin[:, 0]
+            xx += x[:, :, None] * x[:, None, :]
+            yx += y[:, :, None] * x[:, None, :]
+            yy += y**2
+        variance = float(yy.sum())
         matrix = np.empty_like(present)
         left, condition = variance, 1.0
         for group in range(len(xx)):
-            inputs = xx.shape[1]
-            ridge = RIDGE * np.trace(xx[group]) / inputs + np.finfo(np.float64).tiny ** 0.5
-            system = xx[group] + ridge * np.eye(inputs)
-            norm = np.abs(system).sum(axis=0).max()
-            factor, lower = linalg.cho_factor(system, lower=True)
-            matrix[group] = linalg.cho_solve((factor, lower), (yx[group] + ridge * present[group]).T).T
-            reciprocal, _ = linalg.lapack.dpocon(factor, norm, uplo="L")
-            condition = max(condition, 1 / max(reciprocal, np.finfo(np.float64).tiny))
-            left += float(np.einsum("oi,oi->", matrix[group] @ xx[group] - 2 * yx[group], matrix[group]))
+            ridge = RIDGE * np.trace(xx[group]) / xx.shape[1] or 1.0
+            step, inverse_condition = _solve(xx[group], ridge, yx[group] - present[group] @ xx[group])
+            matrix[group] = present[group] + step
+            condition = max(condition, 1 / max(inverse_condition, np.finfo(np.float64).eps))
+            left += float(((matrix[group] @ xx[group] - 2 * yx[group]) * matrix[group]).sum())
         return Fitted(matrix, left / variance if variance > 0 else 0.0, condition)
+
+
+def _solve(gram: np.ndarray, ridge: float, target: np.ndarray) -> tuple[np.ndarray, float]:
+    """X with X (gram + ridge I) = target, and the reciprocal condition number.
+
+    Large systems are factorised in single precision, which the ridge affords: what is solved for is a correction.
+    Should rounding leave a system indefinite all the same, the ridge grows.
+    """
+    try:
+        return _factorise(gram, ridge, target)
+    except linalg.LinAlgError:
+        return _factorise(gram, 100 * ridge, target)
+
+
+def _factorise(gram: np.ndarray, ridge: float, target: np.ndarray) -> tuple[np.ndarray, float]:
+    system = gram.astype(np.float32 if len(gram) > SINGLE_PRECISION_FROM else np.float64)
+    system[np.diag_indices(len(system))] += ridge
+    norm = np.abs(system).sum(axis=0).max()
+    factor = linalg.cholesky(system, lower=True, overwrite_a=True, check_finite=False)
+    estimate = linalg.get_lapack_funcs("pocon", (factor,))
+    solved = linalg.cho_solve((factor, True), target.T.astype(factor.dtype), check_finite=False)
+    return solved.T.astype(np.float64), float(estimate(factor, norm, uplo="L")[0])
 
 
 def channel_statistics(values: list[np.ndarray], axis: int) -> tuple[np.ndarray, np.ndarray]:

@@ -56,6 +56,10 @@ class LinearNode:
             return value.reshape(self.groups, len(value) // self.groups, -1)
         return (value if self._outputs_first else value.T)[None] * self._alpha
 
+    def channels_read(self, weight: np.ndarray) -> int:
+        """How many input channels one output of this weight sums over."""
+        return weight.shape[1 if self.is_convolution or self._outputs_first else 0]
+
     def weight_like(self, matrix: np.ndarray, weight: np.ndarray) -> np.ndarray:
         """The inverse of `matrix`: a weight of the shape and type of `weight`."""
         if self.is_convolution:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.logger import G_LOGGER
@@ -13,37 +15,66 @@ from .probe import Probe
 from .rules import RULES
 from .sizes import Sizes
 
-MAX_ATTEMPTS = 4
+MAX_ATTEMPTS = 6
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """One pass over the graph. `choices`: which option each ambiguous node took; `cost`: frozen produced channels."""
+
+    choices: dict[int, int]
+    labelling: Labelling
+    classes: LabelClasses
+    frozen: np.ndarray
+
+    @property
+    def cost(self) -> int:
+        ports = self.labelling.ports
+        return sum(int(self.frozen[self.classes.class_of[port.labels]].sum()) for port in ports)
+
+    def others(self, alike: bool) -> dict[int, int]:
+        """Choices with the next option for every node whose channels are frozen, and with `alike` for nodes of the
+        same shape too; no choices where no node has another option."""
+        ambiguous = self.labelling.ambiguous
+        stuck = {node for node, (labels, _) in ambiguous.items() if self.frozen[self.classes.class_of[labels]].any()}
+        shapes = {ambiguous[node][0].shape for node in stuck} if alike else set()
+        chosen = {
+            node: self.choices.get(node, 0) + 1
+            for node, (labels, options) in ambiguous.items()
+            if (node in stuck or labels.shape in shapes) and self.choices.get(node, 0) + 1 < options
+        }
+        return {**self.choices, **chosen} if chosen else {}
 
 
 def label_channels(model: Model, probe: Probe) -> tuple[Labelling, LabelClasses]:
     """Labels of every axis in the model's main graph, and the classes of those that are equal.
 
     Where a reshape could carry its channels on either of several axes and the first choice leaves them frozen, the
-    next is tried; the pass that freezes the fewest produced channels is returned.
+    next is tried: first for such reshapes alone, then for all of the same shape (the values of an attention have to
+    follow its queries and keys). The pass that freezes the fewest produced channels is returned.
     """
     with G_LOGGER.suppress():
         graph = gs.import_onnx(model.proto)
-    choices: dict[int, int] = {}
-    best: tuple[int, Labelling, LabelClasses] | None = None
+    best = _attempt(model, graph, probe, {})
+    alike = False
     for _ in range(MAX_ATTEMPTS):
-        labelling = _trace(model, graph, probe, choices)
-        classes = labelling.labels.resolve()
-        frozen = np.zeros(classes.count, bool)
-        frozen[list(classes.reasons)] = True
-        cost = sum(int(frozen[classes.class_of[port.labels]].sum()) for port in labelling.ports)
-        if best is None or cost < best[0]:
-            best = cost, labelling, classes
-        retry = {
-            node: choices.get(node, 0) + 1
-            for node, options in labelling.ambiguous.items()
-            if choices.get(node, 0) + 1 < len(options) and frozen[classes.class_of[options[0]]].any()
-        }
-        if not retry:
+        choices = best.others(alike)
+        found = _attempt(model, graph, probe, choices) if choices else best
+        if found.cost < best.cost:
+            best, alike = found, False
+        elif alike:
             break
-        choices = {**choices, **retry}
-    assert best is not None
-    return best[1], best[2]
+        else:
+            alike = True
+    return best.labelling, best.classes
+
+
+def _attempt(model: Model, graph: gs.Graph, probe: Probe, choices: dict[int, int]) -> _Attempt:
+    labelling = _trace(model, graph, probe, choices)
+    classes = labelling.labels.resolve()
+    frozen = np.zeros(classes.count, bool)
+    frozen[list(classes.reasons)] = True
+    return _Attempt(choices, labelling, classes, frozen)
 
 
 def _trace(model: Model, graph: gs.Graph, probe: Probe, choices: dict[int, int]) -> Labelling:
@@ -70,7 +101,7 @@ def _apply(site: Site, sizes: Sizes) -> None:
     if node.op == "Constant":
         return
     if node.op == "ConstantOfShape":
-        site.set(sizes.exact_axes(node.inputs[0].name, len(site.out_facts().shape)))
+        site.set(site.fill(0, sizes.exact_axes(node.inputs[0].name, len(site.out_facts().shape))))
         return
     rule = RULES.get((site.domain, site.op))
     try:

@@ -1,4 +1,4 @@
-"""Every model of onnx's own backend tests: inspect and compress either do their job or say that there is nothing to do."""
+"""Every model of onnx's own backend tests: inspect and compress do their job or say that there is nothing to do."""
 
 from __future__ import annotations
 

@@ -74,16 +74,6 @@ def test_an_operator_without_a_rule_keeps_channels(op, domain):
     check(graph.model(graph.matmul(hidden, 8, 3)), frozen={"producer": f"operator {op} 'odd' has no rule"})
 
 
-def test_a_recurrent_network_keeps_its_inputs():
-    graph = Builder()
-    hidden = graph.matmul(graph.input((5, "N", 6)), 6, 8, name="producer")
-    weights = graph.weight(1, 16, 8), graph.weight(1, 16, 4), graph.weight(1, 32)
-    hidden = graph.node("LSTM", hidden, *weights, hidden_size=4, name="lstm")
-    hidden = graph.matmul(graph.node("Squeeze", hidden, graph.constant([1])), 4, 6, name="free")
-    proto = graph.model(graph.matmul(hidden, 6, 3))
-    check(proto, free=["free"], frozen={"producer": "operator LSTM 'lstm' has no rule"})
-
-
 @pytest.mark.parametrize("kind", ["sequence", "optional"])
 def test_what_is_no_tensor_keeps_channels(kind):
     graph = Builder()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
+
 import numpy as np
 
 from ..labelling import RuleDoesNotApply, Site
@@ -15,22 +18,31 @@ def conv(site: Site) -> None:
     _convolve(site, out_axis=0, in_axis=1)
 
 
+@rule("FusedConv", domain="com.microsoft")
+def fused_conv(site: Site) -> None:
+    """A Conv, a sum with Z (input 3, of the output's shape) and an activation."""
+    made = _convolve(site, out_axis=0, in_axis=1)
+    if site.has(3):
+        site.tie(3, 1, made)
+        site.labels.couple(made)
+        for axis in [site.axes(3)[0], *site.axes(3)[2:]]:
+            site.freeze(axis, "adds them to axes that stay")
+
+
 @rule("ConvTranspose")
 def conv_transpose(site: Site) -> None:
     """X (N, C, ...), W (C, M/groups, ...), B (M): a Conv with its weight axes swapped."""
     _convolve(site, out_axis=1, in_axis=0)
 
 
-def _convolve(site: Site, out_axis: int, in_axis: int) -> None:
-    """Convolutions in any number of dimensions.
+def _convolve(site: Site, out_axis: int, in_axis: int) -> Axis:
+    """Convolutions in any number of dimensions; gives the output's channels.
 
     1. One group: the weight takes channels on one axis and makes channels on the other.
     2. Groups of few channels (no more than there are groups; depthwise is the extreme): whole groups go, input and
        output together, and the attribute `group` counts those that are left. No channels are made.
     3. Few, large groups: every group loses the same number of inputs, and of outputs.
     """
-    if site.op == "ConvInteger" and len(site.slots) > 2:
-        raise RuleDoesNotApply(f"{site.title} has zero points")
     groups = site.attr("group", 1)
     spatial = site.axes(0)[2:]
     for axis in spatial:
@@ -44,19 +56,18 @@ def _convolve(site: Site, out_axis: int, in_axis: int) -> None:
         made = _whole_groups(site, groups, out_axis, in_axis)
     else:
         made = _large_groups(site, groups, out_axis, in_axis)
-    if site.has(2) and site.op != "ConvInteger":
-        _tie(site, 2, 0, made)
+    if site.op == "ConvInteger":
+        _zero_points(site, made)
+    elif site.has(2):
+        site.tie(2, 0, made)
     site.set([site.axes(0)[0], made, *([None] * len(spatial))])
+    return made
 
 
-def _tie(site: Site, slot: int, axis: int, labels: Axis) -> None:
-    """Axis `axis` of input `slot` carries exactly `labels`."""
-    own = site.axes(slot)[axis]
-    if labels is None or own is None:
-        site.freeze(own, "ties them to channels that stay")
-        site.freeze(labels, "ties them to channels that stay")
-    else:
-        site.labels.equate(own, labels)
+def _zero_points(site: Site, made: Axis) -> None:
+    """The zero point of the weight, input 3, is one number, or one for each channel that the node makes."""
+    if site.has(3) and math.prod(site.shape(3)) > 1:
+        site.tie(3, len(site.shape(3)) - 1, made)
 
 
 def _whole_groups(site: Site, groups: int, out_axis: int, in_axis: int) -> Axis:
@@ -69,7 +80,7 @@ def _whole_groups(site: Site, groups: int, out_axis: int, in_axis: int) -> Axis:
     site.labels.equate(by_group, by_group[:, :1])
     outputs = site.out_facts().shape[1]
     made = np.repeat(by_group[:, 0], outputs // groups)
-    _tie(site, 1, 0, made if out_axis == 0 else taken)
+    site.tie(1, 0, made if out_axis == 0 else taken)
     site.freeze(weight[1], "keeps the size of its groups")
     site.count("group", 0, by_group[:, 0], np.array([groups]))
     return made
@@ -80,7 +91,7 @@ def _large_groups(site: Site, groups: int, out_axis: int, in_axis: int) -> Axis:
     if taken is not None:
         site.labels.equate(taken.reshape(groups, -1), taken.reshape(groups, -1)[:1])
         taken_in_weight = taken if in_axis == 0 else taken.reshape(groups, -1)[0]
-        _tie(site, 1, in_axis, taken_in_weight)
+        site.tie(1, in_axis, taken_in_weight)
         site.port("consumer", 1, in_axis, taken_in_weight, groups)
     else:
         site.freeze(site.axes(1)[in_axis], "takes channels that stay")
@@ -90,6 +101,7 @@ def _large_groups(site: Site, groups: int, out_axis: int, in_axis: int) -> Axis:
     return None if made is None else np.tile(made, groups)
 
 
+@rule("FusedGemm", domain="com.microsoft")
 @rule("Gemm")
 def gemm(site: Site) -> None:
     """A (M, K), B (K, N), either transposed, plus C broadcast to (M, N)."""
@@ -101,22 +113,26 @@ def gemm(site: Site) -> None:
         for position, labels in enumerate(axes):
             axis = position - 2 + len(bias)
             if axis >= 0 and bias[axis] == site.out_facts().shape[position]:
-                _tie(site, 2, axis, labels)
+                site.tie(2, axis, labels)
     site.set(axes)
 
 
+@rule("FusedMatMul", domain="com.microsoft")
 @rule("MatMul", "MatMulInteger")
 def matmul(site: Site) -> None:
-    """A (..., M, K), B (..., K, N) with numpy's rules: K is one axis, leading axes broadcast.
+    """A (..., M, K), B (..., K, N) with numpy's rules: K is one axis, leading axes broadcast. FusedMatMul may
+    transpose the last two axes.
 
     A constant on either side is a weight; two activations (attention) only share their labels.
     """
-    if site.op == "MatMulInteger" and len(site.slots) > 2:
-        raise RuleDoesNotApply(f"{site.title} has zero points")
     ranks = [len(site.shape(slot)) for slot in (0, 1)]
-    if min(ranks) < 2:
-        raise RuleDoesNotApply(f"{site.title} multiplies a vector")
-    inner = _multiply(site, ranks[0] - 1, ranks[1] - 2, ranks[0] - 2, ranks[1] - 1)
+    if min(ranks) < 2 or site.attr("transBatchA", 0) or site.attr("transBatchB", 0):
+        raise RuleDoesNotApply(f"{site.title} multiplies a vector or transposes its batch")
+    rows, inner_a = (ranks[0] - 2, ranks[0] - 1)[:: -1 if site.attr("transA", 0) else 1]
+    inner_b, columns = (ranks[1] - 2, ranks[1] - 1)[:: -1 if site.attr("transB", 0) else 1]
+    inner = _multiply(site, inner_a, inner_b, rows, columns)
+    if site.op == "MatMulInteger":
+        _zero_points(site, inner[1])
     batch: list[Axis] = []
     for position in range(max(ranks) - 2):
         members = []
@@ -147,22 +163,20 @@ def _multiply(site: Site, inner_a: int, inner_b: int, rows: int, columns: int) -
 
 @rule("Einsum")
 def einsum(site: Site) -> None:
-    """A letter is one axis wherever it stands; a letter summed over within one operand freezes."""
-    equation = site.attr("equation").replace(" ", "")
-    if "->" not in equation or "." in equation:
-        raise RuleDoesNotApply(f"{site.title} uses an implicit output or an ellipsis")
-    left, result = equation.split("->")
-    operands = left.split(",")
+    """A letter is one axis wherever it stands, but where it broadcasts; one that is summed over within a single
+    operand freezes. A letter of a weight that stands nowhere else is made, one that is summed over is taken."""
+    operands, result = _einsum_terms(site)
     weights = [slot for slot in site.slots if site.is_weight(slot)]
     letters: dict[str, Axis] = {}
-    for letter in dict.fromkeys(left.replace(",", "")):
-        members = [
+    for letter in dict.fromkeys("".join(operands)):
+        places = [
             (slot, axis) for slot, term in enumerate(operands) for axis, name in enumerate(term) if name == letter
         ]
+        size = max(site.shape(slot)[axis] for slot, axis in places)
+        members = [(slot, axis) for slot, axis in places if site.shape(slot)[axis] == size]
+        for slot, axis in set(places) - set(members):
+            site.freeze(site.axes(slot)[axis], "broadcasts them")
         slots = {slot for slot, _ in members}
-        sizes = {site.shape(slot)[axis] for slot, axis in members}
-        if len(sizes) > 1:
-            raise RuleDoesNotApply(f"{site.title} broadcasts {letter!r}")
         letters[letter] = site.join(members)
         if letter not in result and len(slots) == 1:
             site.freeze(letters[letter], "sums over them")
@@ -173,3 +187,18 @@ def einsum(site: Site) -> None:
                 elif slots == {slot}:
                     site.port("producer", slot, axis, letters[letter])
     site.set([letters[letter] for letter in result])
+
+
+def _einsum_terms(site: Site) -> tuple[list[str], str]:
+    """The operands' letters and the result's, with digits for the axes of an ellipsis, which align at the right."""
+    equation = site.attr("equation").replace(" ", "")
+    left, arrow, result = equation.partition("->")
+    operands = left.split(",")
+    hidden = [len(site.shape(slot)) - len(term.replace("...", "")) for slot, term in enumerate(operands)]
+    digits = "".join(str(number) for number in range(10))[: max(hidden)]
+    operands = [
+        term.replace("...", digits[len(digits) - count :]) for term, count in zip(operands, hidden, strict=True)
+    ]
+    once = sorted(letter for letter, count in Counter(left).items() if count == 1 and letter.isalpha())
+    result = result.replace("...", digits) if arrow else digits + "".join(once)
+    return operands, result

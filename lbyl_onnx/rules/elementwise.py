@@ -39,6 +39,8 @@ def microsoft_bias(site: Site) -> None:
 @rule(*BROADCAST)
 def broadcast(site: Site) -> None:
     """Axes are aligned at the right; where two or more of them have the output's size, they are one."""
+    if site.attr("broadcast", 0):
+        raise RuleDoesNotApply(f"{site.title} broadcasts as before opset 7")
     shape = site.out_facts().shape
     axes: list[Axis] = []
     for position, size in enumerate(shape):
@@ -60,6 +62,8 @@ def batch_normalization(site: Site) -> None:
     """Channels are axis 1; scale, shift, mean and variance hold one number each."""
     if sum(bool(tensor.name) for tensor in site.node.outputs) > 1:
         raise RuleDoesNotApply(f"{site.title} is in training mode")
+    if not site.attr("spatial", 1):
+        raise RuleDoesNotApply(f"{site.title} normalises every place for itself")
     _per_channel(site)
 
 
@@ -75,6 +79,12 @@ def _per_channel(site: Site) -> None:
         site.freeze(axis, "computes statistics over them")
     channels = site.join([(0, 1), *((slot, 0) for slot in site.slots[1:])], couple=False)
     site.set([axes[0], channels, *([None] * len(axes[2:]))])
+
+
+@rule("DynamicQuantizeLinear")
+def quantize_dynamically(site: Site) -> None:
+    """The output's channels are the input's; scale and zero point are single numbers."""
+    site.set(site.axes(0))
 
 
 @rule("QuantizeLinear", "DequantizeLinear")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from ..labelling import RuleDoesNotApply, Site
@@ -64,7 +66,8 @@ def split(site: Site) -> None:
 
 @rule("Slice")
 def slice_(site: Site) -> None:
-    """On an axis with channels: a static range with step 1, whose ends count the labels before them."""
+    """A static range. 1. With step 1, its ends count the labels before them. 2. With a larger step that runs through
+    the whole axis, as many neighbours as the step go together."""
     axes = list(site.axes(0))
     starts, ends = site.ints(1, "starts"), site.ints(2, "ends")
     chosen, steps = site.ints(3, "axes"), site.ints(4, "steps")
@@ -77,13 +80,18 @@ def slice_(site: Site) -> None:
             continue
         step = 1 if steps is None else int(steps[entry])
         begin, end, _ = slice(int(starts[entry]), int(ends[entry]), step).indices(len(labels))
-        if step != 1 or len(labels[begin:end]) != site.out_facts().shape[axis]:
+        whole = len(labels) % step == 0 and 0 <= begin < step and end == len(labels)
+        if (step != 1 and not (step > 1 and whole)) or len(labels[begin:end:step]) != site.out_facts().shape[axis]:
             site.freeze(labels, "takes every n-th of them" if step != 1 else "cuts them at a place that varies")
             axes[axis] = None
             continue
-        axes[axis] = labels[begin:end]
-        site.count(1 if site.has(1) else "starts", entry, labels[:begin], starts)
+        if step > 1:
+            together = labels.reshape(-1, step)
+            site.labels.equate(together, together[:, :1])
+        else:
+            site.count(1 if site.has(1) else "starts", entry, labels[:begin], starts)
         site.count(2 if site.has(2) else "ends", entry, labels[:end], ends)
+        axes[axis] = labels[begin:end:step]
     site.set(axes)
 
 
@@ -144,9 +152,13 @@ def pad(site: Site) -> None:
 
 @rule("Expand")
 def expand(site: Site) -> None:
-    """Axes that keep their length keep their labels; the target's entry counts them."""
+    """Axes that keep their length keep their labels; the target's entry counts them. A single number is repeated to
+    channels of its own."""
     shape = site.out_facts().shape
     target = site.ints(1, "shape")
+    if math.prod(site.shape(0)) == 1 and target is not None and len(target) == len(shape):
+        site.set(site.fill(1, [None] * len(shape)))
+        return
     axes: list[Axis] = []
     given = site.axes(0)
     for position, size in enumerate(shape):

@@ -61,6 +61,7 @@ def softmax(site: Site) -> None:
     _normalise(site, {first} if site.opset >= 13 else set(range(first, rank)))
 
 
+@rule("SkipLayerNormalization", "SkipSimplifiedLayerNormalization", domain="com.microsoft")
 @rule("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
 def layer_normalization(site: Site) -> None:
     """Every axis from `axis` on is normalised as one and stays.
@@ -120,12 +121,7 @@ def group_normalization(site: Site) -> None:
         site.count("num_groups", 0, by_group[:, 0], np.array([groups]))
     per_group = site.shape(1)[0] == groups
     for slot in (1, 2):
-        own = site.axes(slot)[0]
-        if own is None or axes[1] is None:
-            site.freeze(own, "ties them to channels that stay")
-            site.freeze(axes[1], "ties them to channels that stay")
-        else:
-            site.labels.equate(own, axes[1].reshape(groups, -1)[:, 0] if per_group else axes[1])
+        site.tie(slot, 0, axes[1].reshape(groups, -1)[:, 0] if per_group and axes[1] is not None else axes[1])
     for axis in axes[2:]:
         site.freeze(axis, "computes statistics over them")
     site.set([*axes[:2], *([None] * len(axes[2:]))])

@@ -192,32 +192,42 @@ def test_einsum_of_two_activations():
     )
 
 
-@pytest.mark.parametrize(("equation", "reason"), [("nlc->nl", "sums over them"), ("...c->...c", "ellipsis")])
+@pytest.mark.parametrize("equation", ["...i,io->...o", "n...i, io -> n...o", "nli,io"])
+def test_einsum_with_an_ellipsis_or_an_implied_output(equation):
+    graph = Builder()
+    hidden = graph.node("Einsum", graph.input(("N", 5, 6)), graph.weight(6, 8), equation=equation, name="producer")
+    check(graph.model(graph.matmul(hidden, 8, 3)), free=["producer"], units=8)
+
+
+def test_einsum_that_broadcasts_leading_axes():
+    graph = Builder()
+    x = graph.input(("N", 5, 6))
+    left, right = (graph.matmul(x, 6, 8, name=name) for name in ("left", "right"))
+    right = graph.node("ReduceMax", right, axes=[1], keepdims=1)
+    check(graph.model(graph.node("Einsum", left, right, equation="...c,...c->...")), free=["left", "right"], units=8)
+
+
+@pytest.mark.parametrize(("equation", "reason"), [("nlc->nl", "sums over them"), ("...c->...", "sums over them")])
 def test_einsum_that_stays(equation, reason):
     graph = Builder()
     hidden = graph.matmul(graph.input(("N", 5, 6)), 6, 8, name="producer")
     check(graph.model(graph.node("Einsum", hidden, equation=equation)), frozen={"producer": reason})
 
 
-def quantised(graph, x, zero_points):
-    hidden = graph.node("Relu", graph.conv(x, 3, 8, name="producer"))
-    scale, zero = graph.constant(0.05), graph.constant(0, np.uint8)
-    hidden = graph.node("QuantizeLinear", hidden, scale, zero)
-    weight = graph.constant(graph.rng.integers(0, 9, (4, 8, 3, 3)), np.uint8)
-    extra = [graph.constant(1, np.uint8), graph.constant(4, np.uint8)] if zero_points else []
-    return graph.node("ConvInteger", hidden, weight, *extra, name="consumer")
-
-
-def test_conv_integer_takes_channels():
+@pytest.mark.parametrize(
+    ("op", "zero_points"),
+    [("ConvInteger", None), ("ConvInteger", 4), ("MatMulInteger", None), ("MatMulInteger", [1, 2, 3, 4])],
+)
+def test_integer_weights_take_channels(op, zero_points):
     graph = Builder()
-    proto = graph.model(quantised(graph, graph.input(), zero_points=False))
-    check(proto, free=["producer"], units=8)
-
-
-def test_conv_integer_with_zero_points_stays():
-    graph = Builder()
-    proto = graph.model(quantised(graph, graph.input(), zero_points=True))
-    check(proto, frozen={"producer": "has zero points"})
+    if op == "ConvInteger":
+        hidden, shape = graph.conv(graph.input(), 3, 8, name="producer"), (4, 8, 3, 3)
+    else:
+        hidden, shape = graph.matmul(graph.input(("N", 5, 6)), 6, 8, name="producer"), (8, 4)
+    hidden, _, zero = graph.nodes("DynamicQuantizeLinear", [graph.node("Relu", hidden)], 3)
+    weight = graph.constant(graph.rng.integers(0, 9, shape), np.uint8)
+    extra = [zero, graph.constant(zero_points, np.uint8)] if zero_points else []
+    check(graph.model(graph.node(op, hidden, weight, *extra, name="consumer")), free=["producer"], units=8)
 
 
 def test_a_convolution_over_channels_of_another_stays():

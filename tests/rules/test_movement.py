@@ -187,7 +187,16 @@ def test_slice_of_two_axes_at_once():
     check(between(middle, after=7), free=["producer"], units=8)
 
 
-@pytest.mark.parametrize(("start", "end", "step", "width"), [(0, 8, 2, 4), (7, -9, -1, 8)])
+@pytest.mark.parametrize(("start", "step"), [(0, 2), (1, 2), (3, 4)])
+@pytest.mark.parametrize("end", [8, INT_MAX])
+def test_slice_in_steps_takes_neighbours_together(start, end, step):
+    def middle(graph, x):
+        return sliced(graph, x, start, end, 1, step)
+
+    check(between(middle, after=8 // step), free=["producer"], units=8 // step)
+
+
+@pytest.mark.parametrize(("start", "end", "step", "width"), [(0, 7, 2, 4), (0, 8, 3, 3), (2, 8, 2, 3), (7, -9, -1, 8)])
 def test_slice_in_steps_stays(start, end, step, width):
     def middle(graph, x):
         return sliced(graph, x, start, end, 1, step)
