@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
+import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from .errors import UsageError
 from .model_file import Model
-from .synthetic import InputSpec, Normalisation, concrete_shapes, input_specs, synthetic_inputs
+from .synthetic import InputSpec, Normalisation, as_input, concrete_shapes, convolves, input_specs, synthetic_inputs
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 ELEMENTS = 64 * 3 * 224 * 224
 """Elements of synthetic input that are made by default, within MIN_SAMPLES and MAX_SAMPLES."""
 MIN_SAMPLES, MAX_SAMPLES = 64, 256
+MAX_VECTORS = 2048
+"""The limit for a model without convolutions, whose layers see one row a sample, not one a position."""
 BATCH_ELEMENTS = 16 * 3 * 224 * 224
 MAX_BATCH = 128
 
@@ -30,10 +33,10 @@ class Calibration:
     synthetic: bool
     source: str
 
-    @property
-    def samples(self) -> int:
-        """How many samples there are."""
-        return sum(len(next(iter(batch.values()))) for batch in self.batches)
+    def first(self, elements: int) -> Calibration:
+        """The first batches, at least one, with about as many `elements` of input."""
+        sizes = np.cumsum([sum(array.size for array in batch.values()) for batch in self.batches])
+        return replace(self, batches=self.batches[: 1 + int((sizes[1:] <= elements).sum())])
 
 
 def calibrate(
@@ -48,13 +51,15 @@ def calibrate(
 
     `source`: "synthetic"; an .npz file or mapping with an array for each input, first axis = samples, as the model
     expects them; or a folder of images, resized to the model's input and normalised. `samples`: how many at most (None:
-    for synthetic ones as many as fit ELEMENTS, from 64 to 256; else all). `shapes`: sizes of dynamic inputs.
-    Raises UsageError where the source does not fit the model.
+    for synthetic ones as many as fit ELEMENTS, from 64 to 256, or 2048 without convolutions; else all). `shapes`:
+    sizes of dynamic inputs. Raises UsageError where the source does not fit the model.
     """
+    if samples is not None and samples < 1:
+        raise UsageError(f"--samples is {samples}; expected at least 1")
     specs = input_specs(model)
     if isinstance(source, str) and source == "synthetic":
         chosen = concrete_shapes(specs, 1, shapes=shapes)
-        count = samples or _default_samples(chosen)
+        count = samples or _default_samples(model, chosen)
         arrays = synthetic_inputs(model, count, seed, chosen, normalisation)
         return Calibration(_batches(specs, arrays), True, f"{count} synthetic samples, seed {seed}")
     if isinstance(source, Mapping):
@@ -64,31 +69,49 @@ def calibrate(
         arrays, name = _read_images(specs, chosen, Path(source), samples, normalisation), str(source)
     else:
         arrays, name = _read_npz(Path(source)), str(source)
-    arrays = _fitting(specs, arrays, name)
-    arrays = {key: array[:samples] for key, array in arrays.items()}
-    batches = _batches(specs, arrays)
-    return Calibration(batches, False, f"{len(next(iter(arrays.values())))} samples of {name}")
+    batches = _batches(specs, _fitting(specs, arrays, name), samples)
+    first = next((spec.name for spec in specs if spec.shape), None)
+    count = sum(len(batch[first]) if first else 1 for batch in batches)
+    return Calibration(batches, False, f"{count} samples of {name}")
 
 
-def _default_samples(shapes: Mapping[str, tuple[int, ...]]) -> int:
+def _default_samples(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> int:
     elements = sum(math.prod(shape[1:]) for shape in shapes.values())
-    return int(np.clip(ELEMENTS // max(elements, 1), MIN_SAMPLES, MAX_SAMPLES))
+    limit = MAX_SAMPLES if convolves(model) else MAX_VECTORS
+    return int(np.clip(ELEMENTS // max(elements, 1), MIN_SAMPLES, limit))
 
 
-def _batches(specs: tuple[InputSpec, ...], arrays: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
-    """Slices of the model's own batch size where that is fixed, else of about BATCH_ELEMENTS elements."""
-    fixed = [spec.shape[0] for spec in specs if spec.shape and spec.shape[0] is not None]
-    total = min(len(arrays[spec.name]) for spec in specs if spec.shape)
+def _batches(
+    specs: tuple[InputSpec, ...], arrays: dict[str, np.ndarray], samples: int | None = None
+) -> list[dict[str, np.ndarray]]:
+    """Slices of the model's own batch size where that is fixed, else of about BATCH_ELEMENTS elements.
+
+    An input whose first axis is fixed to another size gives that many rows to each run, a scalar is fed whole.
+    """
+    fixed = next((spec.shape[0] for spec in specs if spec.shape and spec.shape[0]), None)
     elements = sum(math.prod(arrays[spec.name].shape[1:]) for spec in specs)
-    size = fixed[0] if fixed else int(np.clip(BATCH_ELEMENTS // max(elements, 1), 1, MAX_BATCH))
-    if fixed and total < size:
-        raise UsageError(
-            f"{total} calibration samples are fewer than the model's batch of {size}; give at least {size}"
-        )
-    starts = range(0, total - size + 1 if fixed else total, size)
+    size = fixed or int(np.clip(BATCH_ELEMENTS // max(elements, 1), 1, MAX_BATCH))
+    rows = {spec.name: spec.shape[0] or size for spec in specs if spec.shape}
+    for name, count in rows.items():
+        least = count if fixed else 1
+        if len(arrays[name]) < least:
+            raise UsageError(
+                f"{len(arrays[name])} calibration samples of input {name!r} are fewer than one run of the model takes; "
+                f"give at least {least}"
+            )
+    sampled = [name for name, count in rows.items() if count == size]
+    total = min((len(arrays[name]) for name in sampled), default=size)
+    total = min(total, samples or total)
+    arrays = arrays | {name: arrays[name][:total] for name in sampled}
+    runs = min([len(arrays[name]) // count if fixed else -(-total // size) for name, count in rows.items()], default=1)
     return [
-        {spec.name: arrays[spec.name][start : start + size] if spec.shape else arrays[spec.name] for spec in specs}
-        for start in starts
+        {
+            spec.name: arrays[spec.name][run * rows[spec.name] : (run + 1) * rows[spec.name]]
+            if spec.shape
+            else arrays[spec.name]
+            for spec in specs
+        }
+        for run in range(runs)
     ]
 
 
@@ -96,7 +119,7 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path) as data:
             return dict(data)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
         raise UsageError(
             f"{path}: cannot be read as calibration data ({error}); expected an .npz file with an array for each "
             "input, a folder of images, or 'synthetic'"
@@ -108,7 +131,7 @@ def _fitting(specs: tuple[InputSpec, ...], arrays: dict[str, np.ndarray], name: 
     for spec in specs:
         if spec.name not in arrays:
             raise UsageError(f"{name}: no array for input {spec.name!r}; found {sorted(arrays)}")
-        array = arrays[spec.name]
+        array = np.asarray(arrays[spec.name])
         fits = array.ndim == len(spec.shape) and all(
             size in (None, found) for size, found in zip(spec.shape[1:], array.shape[1:], strict=True)
         )
@@ -117,7 +140,7 @@ def _fitting(specs: tuple[InputSpec, ...], arrays: dict[str, np.ndarray], name: 
                 f"{name}: array {spec.name!r} is {array.dtype} of shape {array.shape}, the model expects {spec.dtype} "
                 f"of shape {spec.shape}"
             )
-        result[spec.name] = array.astype(spec.dtype, copy=False)
+        result[spec.name] = np.asarray(array, spec.dtype)
     return result
 
 
@@ -150,8 +173,7 @@ def _read_images(
         except OSError as error:
             raise UsageError(f"{path}: is not a readable image ({error}); remove it from the folder") from None
         pixels.append(np.asarray(image, np.float32).reshape(height, width, channels) / 255)
-    images = (normalisation or Normalisation.default(channels)).apply(np.stack(pixels).transpose(0, 3, 1, 2))
-    return {spec.name: images.transpose(0, 2, 3, 1) if spec.channel_axis == 3 else images}
+    return {spec.name: as_input(np.stack(pixels).transpose(0, 3, 1, 2), spec, normalisation)}
 
 
 def parse_shapes(texts: list[str]) -> dict[str, tuple[int, ...]]:
@@ -159,7 +181,7 @@ def parse_shapes(texts: list[str]) -> dict[str, tuple[int, ...]]:
     shapes = {}
     for text in texts:
         name, _, sizes = text.rpartition(":")
-        if not name or not all(size.isdigit() for size in sizes.split("x")):
+        if not name or not all(size.isdecimal() for size in sizes.split("x")):
             raise UsageError(f"--shape {text!r} is not of the form NAME:1x3x224x224")
         shapes[name] = tuple(int(size) for size in sizes.split("x"))
     return shapes
@@ -190,6 +212,9 @@ def parse_normalisation(mean: str | None, std: str | None, input_range: str | No
 
 def _numbers(option: str, text: str) -> tuple[float, ...]:
     try:
-        return tuple(float(part) for part in text.split(","))
+        numbers = tuple(float(part) for part in text.split(","))
     except ValueError:
-        raise UsageError(f"--{option} {text!r}: expected numbers with commas between them") from None
+        numbers = (math.nan,)
+    if not all(map(math.isfinite, numbers)):
+        raise UsageError(f"--{option} {text!r}: expected numbers with commas between them")
+    return numbers

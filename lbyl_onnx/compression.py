@@ -19,7 +19,7 @@ from .fitting import LayerFit, fit
 from .groups import Analysis, analyse, is_floating
 from .inspection import file_report, group_reports
 from .model_file import Model, load_model
-from .plan import Plan, Selection, choose, compile_pattern
+from .plan import Plan, Selection, choose, compile_pattern, reasons_to_leave
 from .probe import probe
 from .report import Report, Validation
 from .restoration import METHODS, Strength
@@ -104,68 +104,74 @@ def compress(
     tell("analysing")
     working, origins = unshare(source)
     analysis = analyse(working, probe(working))
-    samples_used = None
+    _check_removable(source, analysis, selection)
+    measured = None
     if restore == "moments" or criterion == "obs":
         tell("sampling")
-        samples_used = calibrate(working, calibration, samples, seed, shapes, normalisation)
-    tell("choosing")
-    plan, ranking = _choose(source, analysis, selection, samples_used, provider)
-    tell("restoring")
-    compressed, outcomes = _restore(analysis, plan, restore, strength, samples_used, provider, ranking)
+        measured = calibrate(working, calibration, samples, seed, shapes, normalisation)
+    warnings: tuple[str, ...] = ()
+    try:
+        cutting = _cut(analysis, selection, restore, strength, measured, provider, tell)
+    except ModelError as error:
+        if measured is None:
+            raise
+        warnings = (f"activations cannot be measured ({error}); chosen by l2 and restored by lbyl instead",)
+        selection, restore, measured = replace(selection, criterion="l2"), "lbyl", None
+        cutting = _cut(analysis, selection, restore, strength, measured, provider, tell)
+    if cutting.plan.removes_nothing:
+        raise NothingToRemove(_why_nothing(source, [choice.reason for choice in cutting.plan.choices], selection))
+    compressed = cutting.model
     reshare(compressed, origins)
     _check_finite(source, compressed)
     tell("validating")
     checked = _validated(source, compressed, provider, seed) if validation else None
+    kept = cutting.plan.kept
     report = Report(
-        input=file_report(analysis, np.ones_like(plan.kept), source),
-        output=file_report(analysis, plan.kept, replace(compressed, path=None)),
+        input=file_report(analysis, np.ones_like(kept), source),
+        output=file_report(analysis, kept, replace(compressed, path=None)),
         options={"restore": restore, **asdict(selection), **asdict(strength)},
-        calibration=samples_used.source if samples_used else None,
-        groups=group_reports(plan, outcomes),
+        calibration=None if measured is None else measured.source,
+        groups=group_reports(cutting.plan, cutting.outcomes),
         validation=checked,
         seconds=time.perf_counter() - started,
-        warnings=_warnings(checked, round_to),
+        warnings=warnings + _warnings(checked, round_to),
     )
     return CompressionResult(compressed, report)
 
 
-Ranking = Mapping[int, Elimination]
+@dataclass(frozen=True)
+class _Cutting:
+    plan: Plan
+    model: Model
+    outcomes: tuple[Outcome, ...]
 
 
-def _choose(
-    source: Model, analysis: Analysis, selection: Selection, calibration: Calibration | None, provider: str
-) -> tuple[Plan, Ranking]:
-    """The plan, and the eliminations it rests on if the criterion is `obs`."""
-    ranking: Ranking = {}
-    importance = None
-    if selection.criterion == "obs" and calibration is not None:
-        ranking = rank_units(analysis, selection, calibration, provider)
-        importance = {number: each.importance(analysis.groups[number].units) for number, each in ranking.items()}
-    plan = choose(analysis, selection, importance)
-    if plan.removes_nothing:
-        raise NothingToRemove(_why_nothing(source, plan, selection))
-    return plan, ranking
-
-
-def _restore(
+def _cut(
     analysis: Analysis,
-    plan: Plan,
+    selection: Selection,
     method: str,
     strength: Strength,
     calibration: Calibration | None,
     provider: str,
-    ranking: Ranking,
-) -> tuple[Model, tuple[Outcome, ...]]:
-    """The cut model, restored by `method`, and every group's outcome."""
+    tell: Progress,
+) -> _Cutting:
+    """Choose, restore by `method` and cut."""
+    tell("choosing")
+    ranking: Mapping[int, Elimination] = {}
+    if selection.criterion == "obs" and calibration is not None:
+        ranking = rank_units(analysis, selection, calibration, provider)
+    importance = {number: each.importance(analysis.groups[number].units) for number, each in ranking.items()}
+    plan = choose(analysis, selection, importance)
+    tell("restoring")
     if method == "moments" and calibration is not None:
-        compressed, layers = fit(analysis, plan, calibration, provider)
-        return compressed, fit_outcomes(analysis, plan, layers, ranking)
+        model, layers = fit(analysis, plan, calibration, provider, selection.seed)
+        return _Cutting(plan, model, fit_outcomes(analysis, plan, layers, ranking))
     restored, outcomes = compensate(analysis, plan, method, strength)
-    return cut(analysis, plan.kept, restored), outcomes
+    return _Cutting(plan, cut(analysis, plan.kept, restored), outcomes)
 
 
 def fit_outcomes(
-    analysis: Analysis, plan: Plan, layers: Mapping[str, LayerFit], ranking: Ranking
+    analysis: Analysis, plan: Plan, layers: Mapping[str, LayerFit], ranking: Mapping[int, Elimination]
 ) -> tuple[Outcome, ...]:
     """What the fits of single layers mean for each group."""
     nodes = analysis.model.proto.graph.node
@@ -212,22 +218,27 @@ def _check_options(selection: Selection, restore: str, strength: Strength) -> No
             raise UsageError(f"--{name} is {value:g}; expected a finite number of at least 0")
 
 
-def _why_nothing(source: Model, plan: Plan, selection: Selection) -> str:
+def _check_removable(source: Model, analysis: Analysis, selection: Selection) -> None:
+    """Raise NothingToRemove, before anything is measured, where no group may lose a unit."""
+    reasons = reasons_to_leave(analysis, selection)
+    if None not in reasons:
+        raise NothingToRemove(_why_nothing(source, reasons, selection))
+
+
+def _why_nothing(source: Model, reasons: list[str | None], selection: Selection) -> str:
     name = source.path.name if source.path else "the model"
-    if not plan.choices:
+    if not reasons:
         return (
             f"{name}: nothing to remove: it has no Conv, Gemm or MatMul weight whose output channels feed another one"
         )
-    reasons = [choice.reason for choice in plan.choices if choice.reason]
-    if len(reasons) < len(plan.choices):
+    told = [reason for reason in reasons if reason]
+    if len(told) < len(reasons):
         return (
             f"{name}: nothing to remove at ratio {selection.ratio:g}, rounded to multiples of {selection.round_to}; "
             "raise --ratio"
         )
-    common = max(dict.fromkeys(reasons), key=reasons.count)
-    return (
-        f"{name}: nothing to remove in {len(plan.choices)} groups; most often: {common} (lbyl-onnx inspect lists all)"
-    )
+    common = max(dict.fromkeys(told), key=told.count)
+    return f"{name}: nothing to remove in {len(told)} groups; most often: {common} (lbyl-onnx inspect lists all)"
 
 
 def _check_finite(source: Model, compressed: Model) -> None:

@@ -19,10 +19,12 @@ from .stepwise import CalibratedRun, StepwiseRun
 
 RIDGE = 1e-3
 """Added to A's diagonal, relative to its mean."""
-SINGLE_PRECISION_FROM = 1024
-STEPS, LARGE_STEPS = 96, 32
+SINGLE_PRECISION_FROM = 256
+STEPS = 64
 """Elimination proceeds in about this many steps; groups of at most STEPS units lose one a step."""
-MAX_ROWS = 65536
+MAX_ROWS = 16384
+MAX_ELEMENTS = 16 * 3 * 224 * 224
+"""Elements of input that the choice rests on at most; large images give more than enough positions."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,11 @@ class ConsumerStatistics:
         self._rows += len(values)
 
     @property
+    def finite(self) -> bool:
+        """Whether all values were."""
+        return bool(np.isfinite(self._gram).all())
+
+    @property
     def covariance(self) -> np.ndarray:
         """Covariance of the units' activations."""
         mean = self._sum / self._rows
@@ -103,7 +110,7 @@ def eliminate(statistics: list[ConsumerStatistics], free: np.ndarray, count: int
     order: list[int] = []
     errors: list[float] = []
     lost = 0.0
-    at_once = max(1, units // (STEPS if units <= SINGLE_PRECISION_FROM else LARGE_STEPS))
+    at_once = max(1, units // STEPS)
     count = min(count, int(alive.sum()))
     while len(order) < count:
         cost = sum(np.diag(energy) / np.diag(inverse) for energy, inverse in zip(energies, inverses, strict=True))
@@ -149,10 +156,11 @@ def rank_units(
     found: dict[int, list[ConsumerStatistics]] = {number: [] for number in groups}
     ranking = {}
     rng = np.random.default_rng(selection.seed)
-    run = CalibratedRun(analysis.model, calibration, provider).run
+    share = calibration.first(MAX_ELEMENTS)
+    run = CalibratedRun(analysis.model, share, provider).run
     try:
         for index, (consumer, number) in enumerate(visits):
-            statistics = _measure(analysis, run, consumer, groups[number].units, len(calibration.batches), rng)
+            statistics = _measure(analysis, run, consumer, groups[number].units, len(share.batches), rng)
             if statistics is not None:
                 found[number].append(statistics)
             if last[number] == index and (measured := found.pop(number)):
@@ -167,7 +175,8 @@ def rank_units(
 def _measure(
     analysis: Analysis, run: StepwiseRun, consumer: WeightAxis, units: int, batches: int, rng: np.random.Generator
 ) -> ConsumerStatistics | None:
-    """Statistics of a consumer's input; None where its weight is not its own or takes the units unevenly."""
+    """Statistics of a consumer's input; None where its weight is not its own or takes the units unevenly, and where
+    the input is not finite."""
     taken = np.bincount(consumer.units[consumer.units >= 0], minlength=units)
     if consumer.weight is None or consumer.groups > 1 or (taken != taken[0]).any():
         return None
@@ -178,4 +187,4 @@ def _measure(
     for value in run.values(name):
         rows = np.moveaxis(value, axis, -1).reshape(-1, value.shape[axis])
         statistics.add(rows if len(rows) <= limit else rows[rng.choice(len(rows), limit, replace=False)])
-    return statistics
+    return statistics if statistics.finite else None

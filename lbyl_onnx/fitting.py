@@ -32,8 +32,8 @@ from .surgery import cut
 WEIGHT_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 MAX_INPUTS = 5120
 """Longest row that is fitted; layers with longer ones have their input channels mixed."""
-ROWS_PER_INPUT = 16
-MIN_ROWS, MAX_ROWS = 16384, 65536
+ROWS_PER_INPUT = 8
+MIN_ROWS, MAX_ROWS = 8192, 32768
 MAX_RESCALE = 3.0
 NEGLIGIBLE = 1e-6
 
@@ -113,7 +113,10 @@ class _Lockstep:
             return None
         self.ours.run.reach(layer.data)
         self.original.run.reach(place.name)
-        fitted = self._moments(layer, after).solve(present, centred=place.takes_shift)
+        moments = self._moments(layer, after)
+        if not moments.finite:
+            return None
+        fitted = moments.solve(present, centred=place.takes_shift)
         self._replace(place.weight, layer.weight_like(fitted.matrix, after))
         return fitted
 
@@ -140,13 +143,14 @@ class _Lockstep:
     def _recalibrate(self, output: str, place: OutputChannels) -> bool:
         """Match mean and variance of the layer's output channels to the original's; whether anything had to move."""
         kept = self._kept_channels(output, place.axis)
-        wanted = channel_statistics(list(self.original.run.values(output)), place.axis)
+        wanted = channel_statistics(self.original.run.values(output), place.axis)
         mean, variance = (value[kept] for value in wanted)
-        our_mean, our_variance = channel_statistics(list(self.ours.run.values(output)), place.axis)
-        scale = rescaling(variance, our_variance)
+        our_mean, our_variance = channel_statistics(self.ours.run.values(output), place.axis)
+        scale = rescaling(variance, our_variance, mean)
         shift = mean - scale * our_mean if place.takes_shift else np.zeros_like(mean)
         spread = np.sqrt(variance.mean()) + np.finfo(np.float64).tiny
-        if np.abs(scale - 1).max() < NEGLIGIBLE and np.abs(shift).max() < NEGLIGIBLE * spread:
+        still = np.abs(scale - 1).max() < NEGLIGIBLE and np.abs(shift).max() < NEGLIGIBLE * spread
+        if still or not np.isfinite(shift).all():
             return False
         normalised = self._synthetic and place.sign < 0
         for model in (self.fitted, self.ours.model):
@@ -154,10 +158,7 @@ class _Lockstep:
         along = [1] * len(self._analysis.probe.tensors[output].shape)
         along[place.axis] = -1
         inside = shift if place.shift_after is None else np.zeros_like(shift)
-        self.ours.run.update(
-            output,
-            lambda value: (value * scale.reshape(along) + inside.reshape(along)).astype(value.dtype),
-        )
+        self.ours.run.update(output, lambda value: _affine(value, scale.reshape(along), inside.reshape(along)))
         return True
 
     def _replace(self, name: str, value: np.ndarray) -> None:
@@ -178,16 +179,24 @@ class _Lockstep:
         mean_name, mean = found[0]
         variance_name, variance = found[1]
         kept = self._kept_channels(node.output[0], 1)
-        scale = rescaling(ours[1], original[1][kept])
+        scale = rescaling(ours[1], original[1][kept], ours[0])
         moved = ours[0] + scale * (mean - original[0][kept])
+        if not np.isfinite(moved).all():
+            return
         self.fitted.replace(mean_name, moved.astype(mean.dtype))
         self.fitted.replace(variance_name, (variance * scale**2).astype(variance.dtype))
 
 
-def rescaling(wanted: np.ndarray, found: np.ndarray) -> np.ndarray:
-    """Factor that brings variance `found` to `wanted`, both float64 (channels,), within [1/MAX_RESCALE, MAX_RESCALE];
-    1 for channels that hardly vary in either."""
-    floor = NEGLIGIBLE**2 * (wanted.mean() + np.finfo(np.float64).tiny)
+def _affine(value: np.ndarray, scale: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    result = value * scale.astype(value.dtype)
+    result += shift.astype(value.dtype)
+    return result
+
+
+def rescaling(wanted: np.ndarray, found: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """Factor that brings variance `found` to `wanted`, all float64 (channels,), within [1/MAX_RESCALE, MAX_RESCALE];
+    1 for channels that hardly vary in either, compared with their `mean` and with the other channels."""
+    floor = NEGLIGIBLE * (mean**2 + NEGLIGIBLE * wanted.mean()) + np.finfo(np.float64).tiny
     alive = (wanted > floor) & (found > floor)
     ratio = np.sqrt(np.where(alive, wanted, 1) / np.where(alive, found, 1))
     return np.clip(ratio, 1 / MAX_RESCALE, MAX_RESCALE)

@@ -254,9 +254,10 @@ class Tracer:
         found = [(name, axis, self._axis(name, axis)) for name, axis in named]
         labelled = [labels for _, _, labels in found if isinstance(labels, np.ndarray)]
         joined: Axis
-        if any(labels is None for _, _, labels in found):
+        fixed = next((name for name, _, labels in found if labels is None), None)
+        if fixed is not None:
             for other in labelled:
-                site.freeze(other, "joins them with an axis that cannot shrink")
+                site.freeze(other, f"joins them with an axis of {fixed!r} that cannot shrink")
             joined = None
         elif labelled:
             joined = labelled[0]

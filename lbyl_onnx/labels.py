@@ -56,6 +56,11 @@ class Labels:
         if labels is not None and labels.size:
             self._frozen.append((labels.ravel(), reason))
 
+    def is_frozen(self, labels: np.ndarray) -> bool:
+        """Whether all channels of `labels` are known to stay already, without regard to what they equal."""
+        frozen = [np.empty(0, np.int64), *(array for array, _ in self._frozen)]
+        return bool(np.isin(labels, np.concatenate(frozen)).all())
+
     def couple(self, labels: Axis) -> None:
         """Record that the channels of `labels` are tied to other branches of the graph."""
         if labels is not None:

@@ -5,7 +5,9 @@ External data is mapped, not read, and written tensor by tensor: memory does not
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -17,6 +19,7 @@ import numpy as np
 import onnx
 from google.protobuf.message import DecodeError, EncodeError, Message
 from onnx import TensorProto
+from onnx.inliner import inline_local_functions
 
 from lbyl_onnx.errors import ModelError, UsageError
 from lbyl_onnx.tensors import (
@@ -141,11 +144,21 @@ def load_model(source: str | Path | onnx.ModelProto) -> Model:
             proto.CopyFrom(source)
         else:
             proto = _parse(Path(source))
-        return _separate(proto, path)
+        model = _separate(proto, path)
     except ModelError as error:
         raise ModelError(f"{path or 'model'}: {' '.join(str(error).split())}") from None
     except UnicodeDecodeError:
         raise ModelError(f"{path or 'model'}: damaged, a name is not text; export the model again") from None
+    del proto
+    _return_freed_memory()
+    return model
+
+
+def _return_freed_memory() -> None:
+    """Give the memory of the parsed file, which glibc would keep for later, back to the system."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 def save_model(model: Model, path: str | Path, force: bool = False) -> None:
@@ -230,8 +243,9 @@ def _separate(proto: onnx.ModelProto, path: Path | None) -> Model:
     skeleton = onnx.ModelProto()  # protobuf frees the memory of the data only with the message that held it
     skeleton.CopyFrom(proto)
     _check_structure(_without_weights(skeleton, weights))
-    if skeleton.functions:
-        skeleton = onnx.inliner.inline_local_functions(skeleton)
+    called = {(node.domain, node.op_type) for node in skeleton.graph.node}
+    if any((function.domain, function.name) in called for function in skeleton.functions):
+        skeleton = inline_local_functions(skeleton)
     for node in skeleton.graph.node:
         if node.op_type == "Constant" and (value := constant_value(node)) is not None:
             weights[node.output[0]] = value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,6 +51,11 @@ class RowMoments:
         self._x += x.sum(axis=1, dtype=np.float64)
         self._y += y.sum(axis=1, dtype=np.float64)
 
+    @property
+    def finite(self) -> bool:
+        """Whether all rows and outputs were."""
+        return all(np.isfinite(sums).all() for sums in (self._xx, self._yx, self._yy))
+
     def solve(self, present: np.ndarray, centred: bool) -> Fitted:
         """The matrix W that minimises E|y - W x - c|^2 + r |W - present|^2; c is 0 unless `centred`.
 
@@ -70,11 +76,16 @@ class RowMoments:
         left, condition = variance, 1.0
         for group in range(len(xx)):
             ridge = RIDGE * np.trace(xx[group]) / xx.shape[1] or 1.0
-            step, inverse_condition = _solve(xx[group], ridge, yx[group] - present[group] @ xx[group])
+            step, inverse_condition = _solve(xx[group], ridge, yx[group] - _product(present[group], xx[group]))
             matrix[group] = present[group] + step
             condition = max(condition, 1 / max(inverse_condition, np.finfo(np.float64).eps))
-            left += float(((matrix[group] @ xx[group] - 2 * yx[group]) * matrix[group]).sum())
+            left -= float(((yx[group] + ridge * step) * matrix[group]).sum())
         return Fitted(matrix, left / variance if variance > 0 else 0.0, condition)
+
+
+def _product(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    precision = np.float32 if len(right) > SINGLE_PRECISION_FROM else np.float64
+    return left.astype(precision) @ right.astype(precision)
 
 
 def _solve(gram: np.ndarray, ridge: float, target: np.ndarray) -> tuple[np.ndarray, float]:
@@ -91,7 +102,7 @@ def _solve(gram: np.ndarray, ridge: float, target: np.ndarray) -> tuple[np.ndarr
 
 def _factorise(gram: np.ndarray, ridge: float, target: np.ndarray) -> tuple[np.ndarray, float]:
     system = gram.astype(np.float32 if len(gram) > SINGLE_PRECISION_FROM else np.float64)
-    system[np.diag_indices(len(system))] += ridge
+    np.fill_diagonal(system, system.diagonal() + ridge)
     norm = np.abs(system).sum(axis=0).max()
     factor = linalg.cholesky(system, lower=True, overwrite_a=True, check_finite=False)
     estimate = linalg.get_lapack_funcs("pocon", (factor,))
@@ -99,14 +110,24 @@ def _factorise(gram: np.ndarray, ridge: float, target: np.ndarray) -> tuple[np.n
     return solved.T.astype(np.float64), float(estimate(factor, norm, uplo="L")[0])
 
 
-def channel_statistics(values: list[np.ndarray], axis: int) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and variance of each channel over all batches, float64 (channels,)."""
-    total = square = np.zeros(values[0].shape[axis])
+def channel_statistics(values: Iterable[np.ndarray], axis: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance of each channel over all batches, float64 (channels,).
+
+    Space is summed in the values' own precision (at least float32), samples and batches in float64.
+    """
+    total: np.ndarray | float = 0.0
+    square: np.ndarray | float = 0.0
     count = 0
     for value in values:
-        others = tuple(position for position in range(value.ndim) if position != axis % value.ndim)
-        total = total + value.sum(axis=others, dtype=np.float64)
-        square = square + np.square(value).sum(axis=others, dtype=np.float64)
+        value = value.astype(np.promote_types(value.dtype, np.float32), copy=False)
+        rows = value.reshape(-1, value.shape[axis], 1) if axis in (-1, value.ndim - 1) else _spaced(value, axis)
+        total = total + rows.sum(axis=2).sum(axis=0, dtype=np.float64)
+        square = square + np.einsum("ncp,ncp->nc", rows, rows).sum(axis=0, dtype=np.float64)
         count += value.size // value.shape[axis]
     mean = total / count
-    return mean, np.maximum(square / count - mean**2, 0)
+    return np.asarray(mean), np.maximum(square / count - mean**2, 0)
+
+
+def _spaced(value: np.ndarray, axis: int) -> np.ndarray:
+    """The value as (samples, channels, positions)."""
+    return np.moveaxis(value, axis, 1).reshape(len(value), value.shape[axis], -1)

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from .layers import LayerReader
-from .model_file import Model
+from .model_file import Model, reads
 
 
 @dataclass(frozen=True)
@@ -42,11 +41,12 @@ class OutputFinder:
     """Finds the places of every layer in one model."""
 
     def __init__(self, model: Model) -> None:
+        graph = model.proto.graph
         self._model = model
-        self._constants = LayerReader(model)
-        self._readers = Counter(name for node in model.proto.graph.node for name in node.input)
-        self._reader = {name: node for node in model.proto.graph.node for name in node.input}
-        self._outputs = {output.name for output in model.proto.graph.output}
+        self._makers = {name: node for node in graph.node for name in node.output}
+        self._reader = {name: node for node in graph.node for name in node.input}
+        self._readers = Counter(name for node in graph.node for name in reads(node))
+        self._readers.update(output.name for output in graph.output)
 
     def find(self, node: onnx.NodeProto) -> OutputChannels | None:
         """Places for `node`; None where its weight is not a constant of its own."""
@@ -72,23 +72,29 @@ class OutputFinder:
             if bias is None or self._model.weights[bias].size != channels:
                 return None
             return OutputChannels(output, weight, weight_axis, axis, bias, beta)
-        after, sign = self._shift_after(output, channels)
+        after, sign = self._shift_after(node, channels)
         vacant = after is None and node.op_type != "MatMul"
         return OutputChannels(output, weight, weight_axis, axis, None, beta, after, sign, vacant)
 
     def _own_constant(self, name: str) -> str | None:
         """The constant behind `name`, through Identity, if nothing else reads it."""
-        found = self._constants.constant(name)
-        alone = found is not None and self._readers[name] == 1 and self._readers[found[0]] == 1
-        return found[0] if found is not None and alone else None
+        while self._readers[name] == 1 and name not in self._model.weights:
+            maker = self._makers.get(name)
+            if maker is None or maker.op_type != "Identity":
+                return None
+            name = maker.input[0]
+        return name if self._readers[name] == 1 else None
 
-    def _shift_after(self, output: str, channels: int) -> tuple[str | None, float]:
-        if self._readers[output] != 1 or output in self._outputs:
+    def _shift_after(self, layer: onnx.NodeProto, channels: int) -> tuple[str | None, float]:
+        """A constant behind `layer` that shifts its channels: they are axis 1 for BatchNormalization, which MatMul's
+        need not be, and the last axis for an Add of a vector, which those of convolutions are not."""
+        output = layer.output[0]
+        node = self._reader.get(output)
+        if node is None or self._readers[output] != 1:
             return None, 1.0
-        node = self._reader[output]
-        if node.op_type == "BatchNormalization":
+        if node.op_type == "BatchNormalization" and layer.op_type != "MatMul":
             return self._own_constant(node.input[3]), -1.0
-        if node.op_type == "Add":
+        if node.op_type == "Add" and layer.op_type in ("Gemm", "MatMul"):
             other = node.input[1] if node.input[0] == output else node.input[0]
             constant = self._own_constant(other)
             value = None if constant is None else self._model.weights[constant]

@@ -92,13 +92,15 @@ def open_session(model: Model, provider: str = "cpu", optimise: bool = True) -> 
 
     Weights of 1 KiB and more are handed over as views instead of being serialised, so that models over 2 GB
     and memory-mapped external data open; the only copy is onnxruntime's own. `optimise=False` switches graph
-    optimisation off. Raises ModelError with onnxruntime's reason where it refuses the model, UsageError
-    where the provider is missing.
+    optimisation off and runs Shape nodes as early as they can, so that what they measure need not be kept.
+    Raises ModelError with onnxruntime's reason where it refuses the model, UsageError where the provider is
+    missing.
     """
     provider = resolve_provider(provider)
     options = _options()
     if not optimise:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     proto, large = _split_weights(model)
     values = {
         name: ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array, data_type)

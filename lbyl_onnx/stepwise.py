@@ -10,6 +10,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -23,7 +24,8 @@ from .runtime import open_session, run
 from .tensors import DATA_TYPES
 
 MEMORY_LIMIT = 2**29
-Batch = dict[str, np.ndarray]
+Batch = dict[str, Any]
+"""Arrays by name; sequences as lists of arrays."""
 
 
 class StepwiseRun:
@@ -49,9 +51,9 @@ class StepwiseRun:
         self._maker = {name: index for index, node in enumerate(self._nodes) for name in node.output if name}
         self._last_use = {name: index for index, node in enumerate(self._nodes) for name in reads(node)}
         self._folder = tempfile.TemporaryDirectory(prefix="lbyl-onnx-")
-        self._held = 0
         self._files = 0
-        self._values: list[Batch] = [dict(batch) for batch in batches]
+        self._values: list[Batch] = [{name: np.asarray(array) for name, array in batch.items()} for batch in batches]
+        self._held = sum(array.nbytes for batch in self._values for array in batch.values())
         self._reached = 0
 
     def reach(self, name: str) -> None:
@@ -73,10 +75,10 @@ class StepwiseRun:
         self._run_to(len(self._nodes), "")
 
     def values(self, name: str) -> Iterator[np.ndarray]:
-        """The value of tensor `name`, batch by batch; `reach` it first, and ask before the run moves past its
-        readers."""
+        """The value of tensor or constant `name`, batch by batch; `reach` it first, and ask before the run moves past
+        its readers."""
         for batch in self._values:
-            yield np.asarray(batch[name])
+            yield np.asarray(batch[name] if name in batch else self.model.weights[name])
 
     def update(self, name: str, function: Callable[[np.ndarray], np.ndarray]) -> None:
         """Replace the value of tensor `name` in every batch."""
@@ -98,7 +100,7 @@ class StepwiseRun:
         if outputs:
             session = open_session(self._stretch(stretch, inputs, outputs), self._provider)
         for batch in self._values:
-            results = run(session, {name: np.asarray(batch[name]) for name in inputs}, outputs) if outputs else []
+            results = run(session, {name: _in_memory(batch[name]) for name in inputs}, outputs) if outputs else []
             for name in [name for name in batch if self._last_use.get(name, -1) < end and name != wanted]:
                 self._drop(batch, name)
             for name, value in zip(outputs, results, strict=True):
@@ -111,9 +113,8 @@ class StepwiseRun:
         read = {name for node in nodes for name in reads(node)}
         source = self.model.proto
         for name in inputs:
-            value = self._values[0][name]
-            shape = [None] * value.ndim
-            graph.input.append(helper.make_tensor_value_info(name, DATA_TYPES[np.asarray(value).dtype], shape))
+            graph.input.append(_declaration(name, self._values[0][name]))
+        graph.sparse_initializer.extend(each for each in source.graph.sparse_initializer if each.values.name in read)
         constants = {node.output[0] for node in nodes if node.op_type == "Constant"}
         stored = {tensor.name: tensor for tensor in source.graph.initializer}
         weights = {name: self.model.weights[name] for name in sorted(read - constants) if name in self.model.weights}
@@ -131,6 +132,9 @@ class StepwiseRun:
 
     def _store(self, batch: Batch, name: str, value: np.ndarray) -> None:
         self._drop(batch, name)
+        if isinstance(value, list):
+            batch[name] = value
+            return
         if self._held + value.nbytes > MEMORY_LIMIT:
             path = Path(self._folder.name, f"{self._files}.npy")
             self._files += 1
@@ -144,8 +148,21 @@ class StepwiseRun:
         value = batch.pop(name, None)
         if isinstance(value, np.memmap):
             Path(str(value.filename)).unlink()
-        elif value is not None:
+        elif isinstance(value, np.ndarray):
             self._held -= value.nbytes
+
+
+def _in_memory(value: Any) -> Any:
+    """A tensor, perhaps kept in a file, as a plain array; a sequence (a list of arrays) as it is."""
+    return value if isinstance(value, list) else np.asarray(value)
+
+
+def _declaration(name: str, value: Any) -> onnx.ValueInfoProto:
+    """An input of any size that takes `value`."""
+    if isinstance(value, list):
+        element = next((DATA_TYPES[item.dtype] for item in value), onnx.TensorProto.FLOAT)
+        return helper.make_tensor_sequence_value_info(name, element, None)
+    return helper.make_tensor_value_info(name, DATA_TYPES[value.dtype], [None] * value.ndim)
 
 
 class CalibratedRun:
@@ -177,7 +194,7 @@ class CalibratedRun:
 
     def _normalise(self, index: int) -> None:
         node = self.model.proto.graph.node[index]
-        mean, variance = channel_statistics(list(self.run.values(node.input[0])), axis=1)
+        mean, variance = channel_statistics(self.run.values(node.input[0]), axis=1)
         self.statistics[node.output[0]] = mean, variance
         for name, value in ((node.input[3], mean), (node.input[4], variance)):
             if name in self.model.weights:

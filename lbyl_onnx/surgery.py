@@ -78,7 +78,8 @@ class _Surgery:
 
     def _is_active(self, edit: SetSizes) -> bool:
         """Whether a channel that the sizes describe goes; a bound counted from the end (Slice) moves with any."""
-        from_end = any(np.ravel(edit.value)[entry] < 0 for entry in edit.counts)
+        value = np.ravel(np.asarray(edit.value))
+        from_end = any(value[entry] < 0 for entry in edit.counts)
         labels = [*edit.counts.values(), *edit.pinned.values()]
         return from_end or any(not self._mask(array).all() for array in labels)
 

@@ -24,6 +24,7 @@ COLOUR_CORRELATION = 0.89
 SCENE_SHARE = 0.25
 SHADING = 0.2
 NOISE = 0.04
+NOISE_SHARE = 0.5
 BRIGHTNESS = 0.46
 CONTRAST = 0.25
 
@@ -61,7 +62,13 @@ class Normalisation:
         return cls((0.5,) * channels, (0.5,) * channels)
 
     def apply(self, images: np.ndarray) -> np.ndarray:
-        """`images` of shape (N, C, H, W) in [0, 1], normalised; float32."""
+        """`images` of shape (N, C, H, W) in [0, 1], normalised; float32. UsageError where neither one value nor C are
+        given."""
+        if len(self.mean) not in (1, images.shape[1]):
+            raise UsageError(
+                f"{len(self.mean)} means and deviations for images of {images.shape[1]} channels; give one for each "
+                "channel, or one for all"
+            )
         mean, std = (np.array(values, np.float32).reshape(-1, 1, 1) for values in (self.mean, self.std))
         return (images - mean) / std
 
@@ -161,7 +168,8 @@ def synthetic_inputs(
     batches; an input whose first axis is fixed to another size gets that many rows for each run, a scalar
     none. `shapes` overrides dynamic axes (its first axis is not used).
 
-    - images: `dead_leaves` under `normalisation` (default: `Normalisation.default`); of an integer type
+    - images: `dead_leaves`, in which a model without convolutions, for which no pixel has neighbours, gets every
+      second pixel replaced by noise, under `normalisation` (default: `Normalisation.default`); of an integer type
       0 to 255, of int8 -128 to 127
     - names with "mask", and booleans: ones
     - integers: names with "position" count up along the last axis, with "token_type" or "segment" are zero,
@@ -194,7 +202,8 @@ def _values(
     if spec.dtype.kind == "b" or _means(spec.name, "mask"):
         return np.ones(shape)
     if spec.channel_axis is not None:
-        return _image_values(spec, shape, rng, normalisation)
+        noise = 0.0 if convolves(model) else NOISE_SHARE
+        return _image_values(spec, shape, rng, normalisation, noise)
     if spec.dtype.kind not in "iu":
         return rng.standard_normal(shape, np.float32)
     if _means(spec.name, "position") and shape:
@@ -223,21 +232,38 @@ def _vocabulary(model: Model, name: str) -> int:
     return min(sizes, default=UNKNOWN_VOCABULARY)
 
 
+def convolves(model: Model) -> bool:
+    """Whether the model has a convolution, and so sees many positions of each sample."""
+    return any(node.op_type == "Conv" for node in model.proto.graph.node)
+
+
 def _axis(node: NodeProto) -> int:
     return next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 0)
 
 
 def _image_values(
-    spec: InputSpec, shape: tuple[int, ...], rng: np.random.Generator, normalisation: Normalisation | None
+    spec: InputSpec,
+    shape: tuple[int, ...],
+    rng: np.random.Generator,
+    normalisation: Normalisation | None,
+    noise: float,
 ) -> np.ndarray:
     last = spec.channel_axis == 3
     samples, channels, height, width = (shape[0], shape[3], *shape[1:3]) if last else shape
     images = dead_leaves(samples, channels, height, width, rng)
+    if noise:
+        images = np.where(rng.random(images.shape) < noise, rng.random(images.shape, np.float32), images)
+    return as_input(images, spec, normalisation)
+
+
+def as_input(images: np.ndarray, spec: InputSpec, normalisation: Normalisation | None = None) -> np.ndarray:
+    """Images (N, C, H, W) in [0, 1] as the input takes them, of its type and order of axes: under `normalisation`
+    (default: `Normalisation.default`), or for integers 0 to 255, for int8 -128 to 127."""
     if spec.dtype.kind in "iu":
         images = np.round(images * 255) - (128 if spec.dtype == np.int8 else 0)
     else:
-        images = (normalisation or Normalisation.default(channels)).apply(images)
-    return np.moveaxis(images, 1, 3) if last else images
+        images = (normalisation or Normalisation.default(images.shape[1])).apply(images)
+    return (np.moveaxis(images, 1, 3) if spec.channel_axis == 3 else images).astype(spec.dtype)
 
 
 def dead_leaves(

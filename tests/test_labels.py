@@ -61,3 +61,12 @@ def test_coupling_spreads_over_the_class():
 def test_no_labels_at_all():
     classes = Labels().resolve()
     assert classes.count == 0 and classes.class_of.shape == (0,)
+
+
+def test_labels_that_are_known_to_stay():
+    labels = Labels()
+    frozen, free = labels.fresh(3), labels.fresh(2)
+    assert not labels.is_frozen(frozen)
+    labels.freeze(frozen, "is normalised")
+    assert labels.is_frozen(frozen[1:]) and not labels.is_frozen(free)
+    assert not labels.is_frozen(np.concatenate([frozen, free]))

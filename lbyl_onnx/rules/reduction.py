@@ -98,16 +98,13 @@ def mean_variance_normalization(site: Site) -> None:
 
 
 def _normalise(site: Site, axes: set[int]) -> None:
-    result = list(site.axes(0))
-    for axis in axes:
-        site.freeze(result[axis], "normalises over them")
-        result[axis] = None
-    for slot in site.slots[1:]:
-        for labels in site.axes(slot):
-            site.freeze(labels, "normalises over them")
+    """Channels of `axes` stay, whoever else has them; so they keep their labels, which tell the reason."""
+    for labels in [site.axes(0)[axis] for axis in axes] + [each for slot in site.slots[1:] for each in site.axes(slot)]:
+        site.freeze(labels, "normalises over them")
     for slot, tensor in enumerate(site.node.outputs):
-        if tensor.name and len(site.out_facts(slot).shape) == len(result):
-            site.set(result, slot)
+        if tensor.name and len(site.out_facts(slot).shape) == len(site.axes(0)):
+            sizes = zip(site.axes(0), site.out_facts(slot).shape, strict=True)
+            site.set([None if labels is None or len(labels) != size else labels for labels, size in sizes], slot)
 
 
 @rule("GroupNormalization")

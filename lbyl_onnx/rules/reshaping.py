@@ -58,7 +58,7 @@ def space_to_depth(site: Site) -> None:
 def regroup(site: Site, shape: tuple[int, ...]) -> list[Axis]:
     """Labels of input 0 cut anew into `shape`, block by block of axes with equal products.
 
-    1. Within a block, at most one axis may carry channels, and no other axis may vary in size.
+    1. Within a block, at most one axis may carry channels that can go, and no other axis may vary in size.
     2. If the channels vary along one output axis only, that axis carries them (Flatten: each label repeats).
     3. If they spread over several (heads x head size, groups x channels), what is removed must stay rectangular:
        one axis carries them and all indices of the others are equated. The longest axis is tried first, then, should
@@ -70,7 +70,7 @@ def regroup(site: Site, shape: tuple[int, ...]) -> list[Axis]:
         carriers = [axis for axis in before if given[axis] is not None]
         if not carriers:
             continue
-        carrier = max(carriers, key=lambda axis: site.shape(0)[axis])
+        carrier = max(carriers, key=lambda axis: (not _stays(site, axis, carriers), site.shape(0)[axis]))
         for axis in carriers:
             if axis != carrier:
                 site.freeze(given[axis], "merges them with another channel axis")
@@ -87,6 +87,11 @@ def regroup(site: Site, shape: tuple[int, ...]) -> list[Axis]:
         position, carried = _carrier(site, spread)
         axes[after[position]] = carried
     return axes
+
+
+def _stays(site: Site, axis: int, carriers: list[int]) -> bool:
+    labels = site.axes(0)[axis]
+    return len(carriers) > 1 and labels is not None and site.labels.is_frozen(labels)
 
 
 def _carrier(site: Site, spread: np.ndarray) -> tuple[int, np.ndarray]:

@@ -112,6 +112,16 @@ def test_layer_normalization_keeps_what_it_normalises():
     )
 
 
+def test_what_is_normalised_is_one_stream_with_one_reason():
+    graph = Builder()
+    stream = graph.matmul(graph.input(("N", 5, 6)), 6, 8, name="first")
+    stream = graph.node("LayerNormalization", stream, graph.positive(8), axis=-1, name="norm")
+    stream = graph.node("Add", stream, graph.matmul(stream, 8, 8, name="second"))
+    reason = "LayerNormalization 'norm' normalises over them"
+    pruned = check(graph.model(graph.matmul(stream, 8, 3)), frozen={"first": reason, "second": reason})
+    assert pruned.group("first") is pruned.group("second")
+
+
 def test_layer_normalization_of_space_passes_channels():
     def middle(graph, x):
         return graph.node("LayerNormalization", x, graph.positive(6, 3), axis=2)

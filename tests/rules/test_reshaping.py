@@ -185,3 +185,13 @@ def test_two_channel_axes_that_merge_keep_one():
     hidden = graph.matmul(hidden, 7, 8, name="columns")
     flat = graph.node("Reshape", hidden, graph.constant([0, 48]))
     check(graph.model(graph.gemm(flat, 48, 3)), free=["columns"], frozen={"rows": "merges them with another"})
+
+
+def test_a_channel_axis_that_merges_with_one_that_stays_is_free():
+    """Heads that are normalised over their channels, and then put side by side."""
+    graph = Builder()
+    hidden = graph.matmul(graph.input(("N", 5, 6)), 6, 12, name="producer")
+    heads = graph.node("Reshape", hidden, graph.constant([0, 5, 3, 4]))
+    normed = graph.node("LayerNormalization", heads, graph.positive(4), axis=-1)
+    joined = graph.node("Reshape", normed, graph.constant([0, 5, 12]))
+    check(graph.model(graph.matmul(joined, 12, 3)), free=["producer"], units=3)
