@@ -101,8 +101,8 @@ def _solve(gram: np.ndarray, ridge: float, target: np.ndarray) -> tuple[np.ndarr
 
 
 def _factorise(gram: np.ndarray, ridge: float, target: np.ndarray) -> tuple[np.ndarray, float]:
-    system = gram.astype(np.float32 if len(gram) > SINGLE_PRECISION_FROM else np.float64)
-    np.fill_diagonal(system, system.diagonal() + ridge)
+    precision = np.float32 if len(gram) > SINGLE_PRECISION_FROM else np.float64
+    system = (gram + np.diag(np.full(len(gram), ridge))).astype(precision)
     norm = np.abs(system).sum(axis=0).max()
     factor = linalg.cholesky(system, lower=True, overwrite_a=True, check_finite=False)
     estimate = linalg.get_lapack_funcs("pocon", (factor,))
