@@ -125,8 +125,8 @@ class _Grouping:
         producers = [port for port in self._labelling.ports if port.kind == "producer"]
         consumers = [port for port in self._labelling.ports if port.kind == "consumer"]
         on_axis = [self._classes.class_of[port.labels] for port in producers]
-        left = np.concatenate([np.empty(0, np.int64), *(classes[:-1] for classes in on_axis)])
-        right = np.concatenate([np.empty(0, np.int64), *(classes[1:] for classes in on_axis)])
+        left = np.concatenate([np.empty(0, np.int64), *(classes[:-1] for classes in on_axis)]).astype(np.int32)
+        right = np.concatenate([np.empty(0, np.int64), *(classes[1:] for classes in on_axis)]).astype(np.int32)
         shape = (self._classes.count, self._classes.count)
         edges = coo_array((np.ones(len(left), bool), (left, right)), shape=shape)
         group_of = connected_components(edges, directed=False)[1] if self._classes.count else left

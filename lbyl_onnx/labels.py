@@ -68,8 +68,8 @@ class Labels:
 
     def resolve(self) -> LabelClasses:
         """Equal labels as classes: the connected components of everything equated."""
-        left = np.concatenate([np.empty(0, np.int64), *(pair[0] for pair in self._equal)])
-        right = np.concatenate([np.empty(0, np.int64), *(pair[1] for pair in self._equal)])
+        left = np.concatenate([np.empty(0, np.int64), *(pair[0] for pair in self._equal)]).astype(np.int32)
+        right = np.concatenate([np.empty(0, np.int64), *(pair[1] for pair in self._equal)]).astype(np.int32)
         edges = coo_array((np.ones(len(left), bool), (left, right)), shape=(self._count, self._count))
         count, class_of = connected_components(edges, directed=False) if self._count else (0, left)
         reasons: dict[int, str] = {}
