@@ -3,7 +3,7 @@
     python benchmarks/accuracy.py [--ratios 0.3 0.5] [--plot docs/accuracy.png]
 
 `none`, `neuron-merging` and `lbyl` remove the filters of least L2 norm, as published; `moments` chooses its own
-(`obs`) and is run without data and with the 256 unlabelled calibration images of the shared material.
+(`obs`) and is run without data and with 256 unlabelled calibration images of the shared material.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def measure(name: str, ratios: list[float]) -> list[Row]:
     for ratio in ratios:
         results = [compress(model, ratio, criterion="l2", restore=method, validation=False) for method in METHODS[:3]]
         results.append(compress(model, ratio, validation=False))
-        results.append(compress(model, ratio, calibration=given, validation=False))
+        results.append(compress(model, ratio, calibration=given, samples=256, validation=False))
         rows.append(Row(name, original, ratio, tuple(accuracy(each.compressed, evaluation) for each in results)))
     return rows
 

@@ -22,6 +22,8 @@ RIDGE = 1e-3
 SINGLE_PRECISION_FROM = 256
 STEPS = 64
 """Elimination proceeds in about this many steps; groups of at most STEPS units lose one a step."""
+MEASURED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+"""Operators of consumers whose input `data_axis` knows."""
 MAX_ROWS = 16384
 MAX_ELEMENTS = 16 * 3 * 224 * 224
 """Elements of input that the choice rests on at most; large images give more than enough positions."""
@@ -175,10 +177,10 @@ def rank_units(
 def _measure(
     analysis: Analysis, run: StepwiseRun, consumer: WeightAxis, units: int, batches: int, rng: np.random.Generator
 ) -> ConsumerStatistics | None:
-    """Statistics of a consumer's input; None where its weight is not its own or takes the units unevenly, and where
-    the input is not finite."""
+    """Statistics of a consumer's input; None for other operators than MEASURED, where its weight is not its own or
+    takes the units unevenly, and where the input is not finite."""
     taken = np.bincount(consumer.units[consumer.units >= 0], minlength=units)
-    if consumer.weight is None or consumer.groups > 1 or (taken != taken[0]).any():
+    if consumer.op not in MEASURED or consumer.weight is None or consumer.groups > 1 or (taken != taken[0]).any():
         return None
     name, axis = data_axis(analysis, consumer)
     run.reach(name)

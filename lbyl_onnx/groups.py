@@ -94,11 +94,11 @@ def analyse(model: Model, probe: Probe) -> Analysis:
 def node_macs(node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]]) -> int:
     """Multiply-accumulates of one run of `node`, from the shapes of its inputs and outputs; 0 for all but
     convolutions and matrix products."""
-    if node.op_type in ("Conv", "ConvInteger"):
+    if node.op_type in ("Conv", "ConvInteger", "FusedConv"):
         return math.prod(shapes[node.output[0]]) * math.prod(shapes[node.input[1]][1:])
     if node.op_type == "ConvTranspose":
         return math.prod(shapes[node.input[0]]) * math.prod(shapes[node.input[1]][1:])
-    if node.op_type in ("Gemm", "MatMul", "MatMulInteger"):
+    if node.op_type in ("Gemm", "MatMul", "MatMulInteger", "FusedGemm", "FusedMatMul"):
         transposed = any(a.name == "transA" and a.i for a in node.attribute)
         return math.prod(shapes[node.output[0]]) * shapes[node.input[0]][-2 if transposed else -1]
     return 0

@@ -53,7 +53,10 @@ class Sizes:
             return False
         integral = all(facts is not None and facts.value.dtype.kind in "biu" for facts in outputs)  # type: ignore[union-attr]
         steering = {tensor.name for tensor in _steering(node)}
-        return integral or not all(self._is_free(tensor) for tensor in node.inputs if tensor.name not in steering)
+        if integral:
+            return True
+        labelled = any(labels is not None for t in node.inputs for labels in self._tracer.result.axes.get(t.name, []))
+        return not labelled and any(not self._is_free(t) for t in node.inputs if t.name not in steering)
 
     def trace(self, site: Site) -> None:
         """Follow the origins through one size node."""

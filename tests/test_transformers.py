@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from graphs import Builder, check
+from graphs import Builder, assert_same_outputs, check
 
 HEADS, SIZE = 3, 4
 WIDTH = HEADS * SIZE
@@ -338,3 +338,36 @@ def test_a_normalised_stream_stays_and_says_why(norm):
     stream = graph.node("Add", stream, linear(graph, hidden, 10, 8, "down"))
     reason = "ReduceMean 'norm' reduces over them" if norm == "decomposed" else f"{norm} 'norm' normalises over them"
     check(graph.model(graph.matmul(stream, 8, 3)), free=["up"], frozen={"embed": reason, "down": reason})
+
+
+@pytest.mark.parametrize("batch", ["N", 2])
+def test_heads_that_join_the_batch(batch):
+    """PyTorch's MultiheadAttention: (L, N, heads * size) → (L, N * heads, size) and back, whatever N is."""
+    graph = Builder()
+    x = graph.input((LENGTH, batch, WIDTH))
+    count = graph.node("Gather", graph.node("Shape", x), graph.constant([1]))
+    joined = graph.node("Mul", count, graph.constant([HEADS]))
+    target = graph.node("Concat", graph.constant([LENGTH]), joined, graph.constant([SIZE]), axis=0)
+    parts = [graph.node("Reshape", linear(graph, x, WIDTH, WIDTH, name), target) for name in "qkv"]
+    queries, keys, values = (graph.node("Transpose", part, perm=[1, 0, 2]) for part in parts)
+    scores = graph.node("MatMul", queries, graph.node("Transpose", keys, perm=[0, 2, 1]))
+    mixed = graph.node("Transpose", graph.node("MatMul", softmax(graph, scores), values), perm=[1, 0, 2])
+    rows = graph.node("Reshape", mixed, graph.constant([-1, WIDTH]))
+    out = graph.node("Gemm", rows, graph.weight(WIDTH, WIDTH), name="out")
+    target = graph.node("Concat", graph.constant([LENGTH]), count, graph.constant([WIDTH]), axis=0)
+    pruned = check(graph.model(graph.node("Reshape", out, target)), free=["q", "k", "v"], units=SIZE)
+    for size in (1, 5) if batch == "N" else ():
+        assert_same_outputs(pruned, shapes={"x": (LENGTH, size, WIDTH)})
+
+
+def test_attention_among_learned_queries():
+    """DETR: nothing but constants, and a scale that is computed from a shape."""
+    graph = Builder()
+    stream = graph.weight(1, LENGTH, WIDTH)
+    parts = [split_heads(graph, linear(graph, stream, WIDTH, WIDTH, name)) for name in "qkv"]
+    size = graph.node("Slice", graph.node("Shape", parts[0]), graph.constant([3]), graph.constant([4]))
+    scale = graph.node("Reciprocal", graph.node("Sqrt", graph.node("Cast", size, to=1)))
+    parts[0] = graph.node("Mul", parts[0], scale)
+    queries = linear(graph, merge_heads(graph, attend(graph, *parts)), WIDTH, WIDTH, "out")
+    stream = graph.node("Add", queries, linear(graph, graph.input(("N", LENGTH, 9)), 9, WIDTH, "free"))
+    check(graph.model(graph.matmul(stream, WIDTH, 3)), free=["free"], units=WIDTH)

@@ -58,11 +58,12 @@ def space_to_depth(site: Site) -> None:
 def regroup(site: Site, shape: tuple[int, ...]) -> list[Axis]:
     """Labels of input 0 cut anew into `shape`, block by block of axes with equal products.
 
-    1. Within a block, at most one axis may carry channels that can go, and no other axis may vary in size.
+    1. Within a block, at most one axis may carry channels that can go.
     2. If the channels vary along one output axis only, that axis carries them (Flatten: each label repeats).
     3. If they spread over several (heads x head size, groups x channels), what is removed must stay rectangular:
-       one axis carries them and all indices of the others are equated. The longest axis is tried first, then, should
-       that leave the channels frozen, the others.
+       one axis carries them and all indices of the others are equated. The axis of the most units is tried first,
+       then, should that leave the channels frozen, the others.
+    4. Where another axis of the block varies in size, only an axis whose labels do not depend on it can carry them.
     """
     axes: list[Axis] = [None] * len(shape)
     given = site.axes(0)
@@ -76,15 +77,15 @@ def regroup(site: Site, shape: tuple[int, ...]) -> list[Axis]:
                 site.freeze(given[axis], "merges them with another channel axis")
         labels = given[carrier]
         assert labels is not None
-        varying = [site.facts(0).dynamic[axis] for axis in before if axis != carrier]
-        if not after or (any(varying) and len(before) > 1):
+        able = [place for place, axis in enumerate(after) if _is_steady(site, before, carrier, after, axis)]
+        if not able:
             site.freeze(labels, "drops their axis" if not after else "merges them with an axis of varying size")
             continue
         sizes = [site.shape(0)[axis] for axis in before]
         along = [1] * len(sizes)
         along[before.index(carrier)] = -1
         spread = np.broadcast_to(labels.reshape(along), sizes).reshape([shape[axis] for axis in after])
-        position, carried = _carrier(site, spread)
+        position, carried = _carrier(site, spread, able)
         axes[after[position]] = carried
     return axes
 
@@ -94,16 +95,33 @@ def _stays(site: Site, axis: int, carriers: list[int]) -> bool:
     return len(carriers) > 1 and labels is not None and site.labels.is_frozen(labels)
 
 
-def _carrier(site: Site, spread: np.ndarray) -> tuple[int, np.ndarray]:
-    """The axis of `spread` (labels, one an element) that carries the channels, and its labels."""
-    faces = [np.moveaxis(spread, axis, 0).reshape(spread.shape[axis], -1) for axis in range(spread.ndim)]
-    for axis, face in enumerate(faces):
+def _is_steady(site: Site, before: list[int], carrier: int, after: list[int], axis: int) -> bool:
+    """Whether the labels along output `axis` are the same whatever the sizes of axes that vary.
+
+    Those must lie in front of both the carrier and `axis`; and one of these two must repeat within the other.
+    """
+    source, target = site.facts(0), site.out_facts()
+    if not any(source.dynamic[other] for other in before if other != carrier):
+        return True
+    inner = [other for other in before if other > carrier]
+    behind = [other for other in after if other >= axis]
+    if any(source.dynamic[other] for other in inner) or any(target.dynamic[other] for other in behind):
+        return False
+    left = math.prod(source.shape[other] for other in [carrier, *inner])
+    right = math.prod(target.shape[other] for other in behind)
+    return left % right == 0 or right % left == 0
+
+
+def _carrier(site: Site, spread: np.ndarray, able: list[int]) -> tuple[int, np.ndarray]:
+    """The axis of `spread` (labels, one an element), out of those in `able`, that carries the channels, and its
+    labels."""
+    faces = {axis: np.moveaxis(spread, axis, 0).reshape(spread.shape[axis], -1) for axis in able}
+    for axis, face in faces.items():
         if (face == face[:, :1]).all():
             return axis, face[:, 0]
-    options = sorted(
-        (axis for axis in range(spread.ndim) if spread.shape[axis] > 1), key=lambda a: (-spread.shape[a], -a)
-    )
-    axis = site.choose(options, spread)
+    units = {axis: len(np.unique(face.min(axis=1))) for axis, face in faces.items()}
+    options = sorted(able, key=lambda axis: (-units[axis], -axis))
+    axis = site.choose([axis for axis in options if units[axis] > 1] or options, spread)
     site.labels.equate(faces[axis], faces[axis][:, :1])
     return axis, faces[axis][:, 0]
 

@@ -3,6 +3,8 @@
 import pytest
 from graphs import Builder, between, check
 
+from lbyl_onnx import compress
+
 MICROSOFT = "com.microsoft"
 
 
@@ -80,3 +82,21 @@ def test_others_have_no_rule():
         return graph.node("Transpose", x, perm=[0, 3, 1, 2])
 
     check(between(middle), frozen={"producer": "operator NhwcMaxPool 'odd' has no rule"})
+
+
+@pytest.mark.parametrize("op", ["FusedConv", "GRU", "Attention"])
+def test_consumers_that_cannot_be_measured_or_fitted_are_compressed_without(op):
+    graph = Builder()
+    if op == "FusedConv":
+        hidden = graph.conv(graph.input((2, 3, 6, 4)), 3, 8, name="producer")
+        weights = graph.weight(4, 8, 3, 3), graph.weight(4)
+        out = graph.node(op, hidden, *weights, kernel_shape=[3, 3], activation="Relu", domain=MICROSOFT)
+    else:
+        hidden = graph.matmul(graph.input((5, 2, 6)), 6, 8, name="producer")
+        if op == "GRU":
+            out = graph.node(op, hidden, graph.weight(1, 9, 8), graph.weight(1, 9, 3), hidden_size=3)
+        else:
+            out = graph.node(op, hidden, graph.weight(8, 12), graph.weight(12), num_heads=2, domain=MICROSOFT)
+    result = compress(graph.model(out), 0.5, scope="all", validation=False)
+    group = next(group for group in result.report.groups if group.name == "producer")
+    assert group.units_after == 4 and group.restored is None and group.note
