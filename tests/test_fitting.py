@@ -178,11 +178,20 @@ def test_examples_with_some_images(name):
     assert_finite(ours)
 
 
+@pytest.mark.parametrize("name", ACCURACY)
+def test_sixteen_images_already_help(name):
+    images, labels = evaluation()
+    model = load_model(ROOT / "models" / f"{name}.onnx")
+    ours, _ = compressed(model, calibration={"image": images[:16]})
+    assert accuracy(ours, images, labels) >= 90
+
+
 def test_the_same_seed_gives_the_same_bytes():
-    model, ours = digits("digits_cnn_folded", "synthetic")
-    again, _ = compressed(model)
-    other, _ = compressed(model, seed=1)
-    first, second, third = (each.to_proto().SerializeToString(deterministic=True) for each in (ours, again, other))
+    model = load_model(ROOT / "models" / "digits_cnn_folded.onnx")
+    first, second, third = (
+        compressed(model, samples=64, seed=seed)[0].to_proto().SerializeToString(deterministic=True)
+        for seed in (0, 0, 1)
+    )
     assert first == second != third
 
 
@@ -535,7 +544,7 @@ def pictures(name):
     return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2)), labels
 
 
-SHORT_OF_THE_FLOOR = pytest.mark.xfail(reason="no data: 88.68 and 84.11 measured, 88.7 and 86 wanted", strict=True)
+SHORT_OF_THE_FLOOR = pytest.mark.xfail(reason="no data: 88.68 and 84.11 measured, 88.7 and 86 wanted")
 
 
 @pytest.mark.slow
