@@ -5,6 +5,10 @@
 >>> lbyl_onnx.save(result.compressed, "smaller.onnx")      # doctest: +SKIP
 """
 
+import os
+
+os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")  # numpy's threads must not spin while onnxruntime works
+
 from .compression import CompressionResult, compress
 from .errors import LbylError, ModelError, NothingToRemove, UsageError, ValidationFailed
 from .inspection import inspect

@@ -20,7 +20,7 @@ ELEMENTS = 64 * 3 * 224 * 224
 MIN_SAMPLES, MAX_SAMPLES = 64, 256
 MAX_VECTORS = 2048
 """The limit for a model without convolutions, whose layers see one row a sample, not one a position."""
-BATCH_ELEMENTS = 16 * 3 * 224 * 224
+BATCH_ELEMENTS = 4 * 3 * 224 * 224
 MAX_BATCH = 128
 
 

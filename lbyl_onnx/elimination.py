@@ -55,9 +55,9 @@ class ConsumerStatistics:
     def __init__(self, consumer: WeightAxis, units: int, weight: np.ndarray) -> None:
         own = np.flatnonzero(consumer.units >= 0)
         self._position = own[np.argsort(consumer.units[own], kind="stable")].reshape(units, -1)
-        matrix = np.moveaxis(weight.astype(np.float64), consumer.axis, 0)
-        flat = matrix[self._position.T].reshape(self._position.shape[1], units, -1)
-        self.energy = np.einsum("rud,rvd->uv", flat, flat, optimize=True)
+        matrix = np.moveaxis(weight.astype(np.float32), consumer.axis, 0)
+        flat = matrix[self._position].reshape(units, -1)
+        self.energy = (flat @ flat.T).astype(np.float64)
         self._sum = np.zeros(units)
         self._gram = np.zeros((units, units))
         self._rows = 0
@@ -131,8 +131,7 @@ def _downdate(inverse: np.ndarray, energy: np.ndarray, units: np.ndarray) -> flo
     lost = float((block * energy[np.ix_(units, units)]).sum())
     transfer = inverse[:, units] @ block
     shared = energy[:, units] - 0.5 * transfer @ energy[np.ix_(units, units)]
-    energy -= transfer @ shared.T
-    energy -= shared @ transfer.T
+    energy -= np.hstack([transfer, shared]) @ np.hstack([shared, transfer]).T
     inverse -= transfer @ inverse[units]
     for matrix in (energy, inverse):
         matrix[units], matrix[:, units] = 0, 0

@@ -19,10 +19,11 @@ import numpy as np
 import onnx
 
 from .calibration import Calibration
+from .elimination import MAX_ELEMENTS
 from .groups import Analysis
 from .layers import LayerReader
 from .model_file import Model
-from .moments import Fitted, RowMoments, channel_statistics
+from .moments import RowMoments, Statistics, channel_statistics
 from .outputs import OutputChannels, OutputFinder, rescale
 from .patches import LinearNode, linear_node, position_count, rows_at, sample_rows
 from .plan import Plan
@@ -32,8 +33,8 @@ from .surgery import cut
 WEIGHT_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 MAX_INPUTS = 5120
 """Longest row that is fitted; layers with longer ones have their input channels mixed."""
-ROWS_PER_INPUT = 8
-MIN_ROWS, MAX_ROWS = 8192, 32768
+MIN_ROWS, ROWS_PER_INPUT = 8192, 4
+"""Rows that a fit rests on where there are as many: the larger of MIN_ROWS and ROWS_PER_INPUT for each input."""
 MAX_RESCALE = 3.0
 NEGLIGIBLE = 1e-6
 
@@ -66,12 +67,13 @@ class _Lockstep:
     def __init__(self, analysis: Analysis, plan: Plan, calibration: Calibration, provider: str, seed: int) -> None:
         self.fitted = cut(analysis, plan.kept)
         self.layers: dict[str, LayerFit] = {}
-        self.original = CalibratedRun(analysis.model, calibration, provider)
-        self.ours = CalibratedRun(self.fitted, calibration, provider)
+        front = len(calibration.first(MAX_ELEMENTS).batches)
+        self.original = CalibratedRun(analysis.model, calibration, provider, front)
+        self.ours = CalibratedRun(self.fitted, calibration, provider, front)
         self._analysis = analysis
         self._kept = plan.kept
         self._synthetic = calibration.synthetic
-        self._batches = len(calibration.batches)
+        self._lagging = True
         self._rng = np.random.default_rng(seed)
         self._places = OutputFinder(self.fitted)
 
@@ -91,17 +93,27 @@ class _Lockstep:
         place = self._places.find(ours)
         if place is None:
             return
-        output = node.output[0]
         fitted = self._fit(node, ours, place)
-        self.original.run.reach(output)
-        self.ours.run.reach(output)
-        moved = self._recalibrate(output, place)
         if fitted is not None:
-            self.layers[output] = LayerFit(fitted.error, fitted.condition, moved)
-        elif moved:
-            self.layers[output] = LayerFit(recalibrated=True)
+            self.layers[place.name] = fitted
+        elif not self._normalised(place) and self._recalibrate(place):
+            self.layers[place.name] = LayerFit(recalibrated=True)
 
-    def _fit(self, node: onnx.NodeProto, ours: onnx.NodeProto, place: OutputChannels) -> Fitted | None:
+    def _run_to(self, place: OutputChannels, ours: str, rows: int) -> None:
+        """Run the original to a layer's output and ours to a tensor; while the front batches give enough `rows`, the
+        others lag behind."""
+        if self._lagging:
+            self.original.run.reach(place.name, lagging=True)
+            values = self.original.run.values(place.name)
+            self._lagging = sum(value.size // value.shape[place.axis] for value in values) >= rows
+        self.original.run.reach(place.name, self._lagging)
+        self.ours.run.reach(ours, self._lagging)
+
+    def _normalised(self, place: OutputChannels) -> bool:
+        """Whether a BatchNormalization behind the layer uses the samples' statistics, which matches them by itself."""
+        return self._synthetic and place.sign < 0
+
+    def _fit(self, node: onnx.NodeProto, ours: onnx.NodeProto, place: OutputChannels) -> LayerFit | None:
         before = self.original.model.weights.get(node.input[1])
         after = self.fitted.weights[place.weight]
         layer = linear_node(ours, self.fitted.weights)
@@ -111,27 +123,31 @@ class _Lockstep:
         lossy = layer.channels_read(after) < layer.channels_read(before)
         if present.shape[2] > MAX_INPUTS or not (lossy or not self._synthetic):
             return None
-        self.ours.run.reach(layer.data)
-        self.original.run.reach(place.name)
-        moments = self._moments(layer, after)
+        rows = max(MIN_ROWS, ROWS_PER_INPUT * present.shape[2])
+        self._run_to(place, layer.data, rows)
+        moments = self._moments(layer, after, rows)
         if not moments.finite:
             return None
         fitted = moments.solve(present, centred=place.takes_shift)
         self._replace(place.weight, layer.weight_like(fitted.matrix, after))
-        return fitted
+        if self._normalised(place):
+            return LayerFit(fitted.error, fitted.condition, recalibrated=True)
+        bias = np.zeros(1) if place.bias is None else place.beta * self.fitted.weights[place.bias]
+        found = Statistics(fitted.fit.mean + bias.reshape(-1), fitted.fit.variance)
+        moved = self._match(place, fitted.wanted, found)
+        return LayerFit(fitted.error, fitted.condition, moved is not None)
 
-    def _moments(self, layer: LinearNode, weight: np.ndarray) -> RowMoments:
-        groups, outputs, inputs = layer.matrix(weight).shape
-        moments = RowMoments(groups, outputs, inputs)
-        wanted = int(np.clip(ROWS_PER_INPUT * inputs, MIN_ROWS, MAX_ROWS)) // self._batches + 1
+    def _moments(self, layer: LinearNode, weight: np.ndarray, rows: int) -> RowMoments:
+        moments = RowMoments(*layer.matrix(weight).shape)
         kernel = weight.shape[2:] if layer.is_convolution else ()
         kept = self._kept_channels(layer.output, 1 if layer.is_convolution else -1)
+        share = rows // self.ours.run.level + 1
         ours, original = self.ours.run.values(layer.data), self.original.run.values(layer.output)
         for data, output in zip(ours, original, strict=True):
             total = position_count(output, layer)
-            positions = np.arange(total) if total <= wanted else self._rng.choice(total, wanted, replace=False)
-            rows = sample_rows(layer, data, kernel, positions, output.shape)
-            moments.add(rows, rows_at(output, layer, positions)[:, kept])
+            positions = np.arange(total) if total <= share else self._rng.choice(total, share, replace=False)
+            taken = sample_rows(layer, data, kernel, positions, output.shape)
+            moments.add(taken, rows_at(output, layer, positions)[:, kept])
         return moments
 
     def _kept_channels(self, name: str, axis: int) -> np.ndarray:
@@ -140,26 +156,38 @@ class _Lockstep:
             return np.ones(self._analysis.probe.tensors[name].shape[axis], bool)
         return self._kept[self._analysis.classes.class_of[labels]]
 
-    def _recalibrate(self, output: str, place: OutputChannels) -> bool:
-        """Match mean and variance of the layer's output channels to the original's; whether anything had to move."""
-        kept = self._kept_channels(output, place.axis)
-        wanted = channel_statistics(self.original.run.values(output), place.axis)
-        mean, variance = (value[kept] for value in wanted)
-        our_mean, our_variance = channel_statistics(self.ours.run.values(output), place.axis)
-        scale = rescaling(variance, our_variance, mean)
-        shift = mean - scale * our_mean if place.takes_shift else np.zeros_like(mean)
-        spread = np.sqrt(variance.mean()) + np.finfo(np.float64).tiny
-        still = np.abs(scale - 1).max() < NEGLIGIBLE and np.abs(shift).max() < NEGLIGIBLE * spread
-        if still or not np.isfinite(shift).all():
+    def _recalibrate(self, place: OutputChannels) -> bool:
+        """Match an output that was not fitted to the original's, by the front batches alone; whether it had to move."""
+        for run in (self.original.run, self.ours.run):
+            run.reach(place.name, lagging=True)
+        kept = self._kept_channels(place.name, place.axis)
+        wanted = channel_statistics(self.original.run.values(place.name), place.axis)
+        found = channel_statistics(self.ours.run.values(place.name), place.axis)
+        moved = self._match(place, Statistics(wanted.mean[kept], wanted.variance[kept]), found)
+        if moved is None:
             return False
-        normalised = self._synthetic and place.sign < 0
-        for model in (self.fitted, self.ours.model):
-            rescale(model, place, scale, np.zeros_like(shift) if normalised else shift)
-        along = [1] * len(self._analysis.probe.tensors[output].shape)
+        scale, shift = moved
+        along = [1] * len(self._analysis.probe.tensors[place.name].shape)
         along[place.axis] = -1
         inside = shift if place.shift_after is None else np.zeros_like(shift)
-        self.ours.run.update(output, lambda value: _affine(value, scale.reshape(along), inside.reshape(along)))
+        self.ours.run.update(place.name, lambda value: _affine(value, scale.reshape(along), inside.reshape(along)))
         return True
+
+    def _match(
+        self, place: OutputChannels, wanted: Statistics, found: Statistics
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """Rescale the layer's output channels from the statistics `found` to those `wanted`.
+
+        Returns factors and shifts, float64 (channels,), or None where nothing has to move."""
+        scale = rescaling(wanted.variance, found.variance, wanted.mean)
+        shift = wanted.mean - scale * found.mean if place.takes_shift else np.zeros_like(scale)
+        spread = np.sqrt(wanted.variance.mean()) + np.finfo(np.float64).tiny
+        still = np.abs(scale - 1).max() < NEGLIGIBLE and np.abs(shift).max() < NEGLIGIBLE * spread
+        if still or not np.isfinite(shift).all():
+            return None
+        for model in (self.fitted, self.ours.model):
+            rescale(model, place, scale, shift)
+        return scale, shift
 
     def _replace(self, name: str, value: np.ndarray) -> None:
         for model in (self.fitted, self.ours.model):
@@ -168,8 +196,8 @@ class _Lockstep:
     def _move_statistics(
         self,
         node: onnx.NodeProto,
-        original: tuple[np.ndarray, np.ndarray],
-        ours: tuple[np.ndarray, np.ndarray],
+        original: Statistics,
+        ours: Statistics,
     ) -> None:
         """Move a BatchNormalization's running statistics as the samples' statistics moved."""
         constants = LayerReader(self.fitted)
@@ -179,8 +207,8 @@ class _Lockstep:
         mean_name, mean = found[0]
         variance_name, variance = found[1]
         kept = self._kept_channels(node.output[0], 1)
-        scale = rescaling(ours[1], original[1][kept], ours[0])
-        moved = ours[0] + scale * (mean - original[0][kept])
+        scale = rescaling(ours.variance, original.variance[kept], ours.mean)
+        moved = ours.mean + scale * (mean - original.mean[kept])
         if not np.isfinite(moved).all():
             return
         self.fitted.replace(mean_name, moved.astype(mean.dtype))

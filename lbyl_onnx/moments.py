@@ -4,56 +4,87 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy import linalg
 
 SINGLE_PRECISION_FROM = 512
+"""Systems of more unknowns are accumulated and solved in single precision, which the ridge affords."""
 RIDGE = 1e-2
 """Strength of the pull towards the present weights, relative to the mean diagonal of the inputs' covariance."""
+CHUNK = 2**25
+"""Elements of rows that are gathered before they are multiplied."""
+ORIGIN_ROWS = 256
+"""Rows whose mean is taken away from all: near enough for products to keep their digits."""
+
+
+class Statistics(NamedTuple):
+    """Mean and variance of each channel, float64 (channels,)."""
+
+    mean: np.ndarray
+    variance: np.ndarray
 
 
 @dataclass(frozen=True)
 class Fitted:
     """`matrix`: float64 (groups, outputs, inputs). `error`: share of the outputs' variance that is left, in [0, 1] up
-    to rounding. `condition`: estimated condition number of the ridge system, the worst over the groups."""
+    to rounding. `condition`: estimated condition number of the ridge system, the worst over the groups. `wanted`:
+    statistics of the outputs y, `fit`: of what the matrix makes of the rows, both over (groups x outputs,)."""
 
     matrix: np.ndarray
     error: float
     condition: float
+    wanted: Statistics
+    fit: Statistics
 
 
 class RowMoments:
     """Second moments of rows x, (groups, rows, inputs), and outputs y, (rows, groups x outputs): memory does not grow
-    with the number of rows. Products in single precision, relative to the first batch's mean, so that a large mean
-    costs no digits; sums over batches in float64."""
+    with the number of rows. Products in single precision, relative to the first rows' mean, so that a large mean
+    costs no digits."""
 
     def __init__(self, groups: int, outputs: int, inputs: int) -> None:
+        precision = np.float32 if inputs > SINGLE_PRECISION_FROM else np.float64
         self._rows = 0
+        self._gathered: list[tuple[np.ndarray, np.ndarray]] = []
         self._origin: np.ndarray | None = None
-        self._xx = np.zeros((groups, inputs, inputs))
-        self._yx = np.zeros((groups, outputs, inputs))
+        self._xx = np.zeros((groups, inputs, inputs), precision)
+        self._yx = np.zeros((groups, outputs, inputs), precision)
         self._yy = np.zeros((groups, outputs))
         self._x = np.zeros((groups, inputs))
         self._y = np.zeros((groups, outputs))
 
     def add(self, x: np.ndarray, y: np.ndarray) -> None:
         """Rows x (groups, rows, inputs) with outputs y (rows, groups x outputs)."""
+        outputs = np.moveaxis(y.astype(np.float32, copy=False).reshape(len(y), len(self._y), -1), 1, 0)
+        self._gathered.append((x.astype(np.float32, copy=False), outputs))
+        if sum(rows.size for rows, _ in self._gathered) > CHUNK:
+            self._multiply()
+
+    def _multiply(self) -> None:
+        """Take what has been gathered into the sums."""
+        if not self._gathered:
+            return
+        x, y = (np.concatenate(parts, axis=1) for parts in zip(*self._gathered, strict=True))
+        self._gathered.clear()
         if self._origin is None:
-            self._origin = x.mean(axis=1, keepdims=True, dtype=np.float64)
-        x = (x - self._origin).astype(np.float32)
-        y = np.moveaxis(y.astype(np.float32, copy=False).reshape(len(y), len(self._y), -1), 1, 0)
-        self._rows += x.shape[1]
+            self._origin = x[:, :ORIGIN_ROWS].mean(axis=1, keepdims=True)
+        x -= self._origin
+        count = x.shape[1]
+        ones = np.ones(count, np.float32)
+        self._rows += count
         for group in range(len(x)):
             self._xx[group] += x[group].T @ x[group]
             self._yx[group] += y[group].T @ x[group]
+            self._x[group] += ones @ x[group]
+            self._y[group] += y[group].sum(axis=0, dtype=np.float64)
         self._yy += np.einsum("gro,gro->go", y, y, dtype=np.float64)
-        self._x += x.sum(axis=1, dtype=np.float64)
-        self._y += y.sum(axis=1, dtype=np.float64)
 
     @property
     def finite(self) -> bool:
         """Whether all rows and outputs were."""
+        self._multiply()
         return all(np.isfinite(sums).all() for sums in (self._xx, self._yx, self._yy))
 
     def solve(self, present: np.ndarray, centred: bool) -> Fitted:
@@ -61,38 +92,47 @@ class RowMoments:
 
         `present`: float64 (groups, outputs, inputs). r is RIDGE times the mean diagonal of the inputs' covariance.
         """
+        self._multiply()
         assert self._origin is not None
-        x, y = self._x / self._rows, self._y / self._rows
-        xx = self._xx / self._rows - x[:, :, None] * x[:, None, :]
-        yx = self._yx / self._rows - y[:, :, None] * x[:, None, :]
-        yy = self._yy / self._rows - y**2
-        if not centred:
-            x = x + self._origin[:, 0]
-            xx += x[:, :, None] * x[:, None, :]
-            yx += y[:, :, None] * x[:, None, :]
-            yy += y**2
-        variance = float(yy.sum())
-        matrix = np.empty_like(present)
-        left, condition = variance, 1.0
-        for group in range(len(xx)):
-            ridge = RIDGE * np.trace(xx[group]) / xx.shape[1] or 1.0
-            step, inverse_condition = _solve(xx[group], ridge, yx[group] - _product(present[group], xx[group]))
-            matrix[group] = present[group] + step
+        mean = self._x / self._rows + self._origin[:, 0]
+        y = self._y / self._rows
+        variance = self._yy / self._rows - y**2
+        matrix, energy = np.empty_like(present), np.empty_like(y)
+        left, condition = 0.0, 1.0
+        for group in range(len(y)):
+            xx, yx = self._central(group)
+            if not centred:
+                xx += np.outer(mean[group], mean[group]).astype(xx.dtype)
+                yx += np.outer(y[group], mean[group])
+            ridge = RIDGE * float(np.trace(xx)) / len(xx) or 1.0
+            matrix[group], inverse_condition = _solve(xx, ridge, yx + ridge * present[group])
+            step = matrix[group] - present[group]
             condition = max(condition, 1 / max(inverse_condition, np.finfo(np.float64).eps))
-            left -= float(((yx[group] + ridge * step) * matrix[group]).sum())
-        return Fitted(matrix, left / variance if variance > 0 else 0.0, condition)
+            energy[group] = ((yx - ridge * step) * matrix[group]).sum(axis=1)
+            left += float(((yx + ridge * step) * matrix[group]).sum())
+        fit_mean = np.einsum("goi,gi->go", matrix, mean)
+        total = float(variance.sum() if centred else (variance + y**2).sum())
+        return Fitted(
+            matrix,
+            1 - left / total if total > 0 else 0.0,
+            condition,
+            Statistics(y.ravel(), np.maximum(variance, 0).ravel()),
+            Statistics(fit_mean.ravel(), np.maximum(energy if centred else energy - fit_mean**2, 0).ravel()),
+        )
 
-
-def _product(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    precision = np.float32 if len(right) > SINGLE_PRECISION_FROM else np.float64
-    return left.astype(precision) @ right.astype(precision)
+    def _central(self, group: int) -> tuple[np.ndarray, np.ndarray]:
+        """Covariance of the inputs, (inputs, inputs), and of outputs with inputs, (outputs, inputs)."""
+        x, y = self._x[group] / self._rows, self._y[group] / self._rows
+        xx = self._xx[group] / self._xx.dtype.type(self._rows)
+        single = x.astype(xx.dtype)
+        xx -= np.outer(single, single)
+        return xx, self._yx[group] / self._rows - np.outer(y, x)
 
 
 def _solve(gram: np.ndarray, ridge: float, target: np.ndarray) -> tuple[np.ndarray, float]:
-    """X with X (gram + ridge I) = target, and the reciprocal condition number.
+    """X with X (gram + ridge I) = target, float64, and the reciprocal condition number.
 
-    Large systems are factorised in single precision, which the ridge affords: what is solved for is a correction.
-    Should rounding leave a system indefinite all the same, the ridge grows.
+    Should rounding leave a system in single precision indefinite all the same, the ridge grows.
     """
     try:
         return _factorise(gram, ridge, target)
@@ -101,17 +141,17 @@ def _solve(gram: np.ndarray, ridge: float, target: np.ndarray) -> tuple[np.ndarr
 
 
 def _factorise(gram: np.ndarray, ridge: float, target: np.ndarray) -> tuple[np.ndarray, float]:
-    precision = np.float32 if len(gram) > SINGLE_PRECISION_FROM else np.float64
-    system = (gram + np.diag(np.full(len(gram), ridge))).astype(precision)
-    norm = np.abs(system).sum(axis=0).max()
-    factor = linalg.cholesky(system, lower=True, overwrite_a=True, check_finite=False)
+    system = gram.copy()
+    np.einsum("ii->i", system)[:] += ridge
+    norm = linalg.get_lapack_funcs("lange", (system,))("1", system.T)
+    factor = linalg.cholesky(system.T, lower=True, overwrite_a=True, check_finite=False)
     estimate = linalg.get_lapack_funcs("pocon", (factor,))
     solved = linalg.cho_solve((factor, True), target.T.astype(factor.dtype), check_finite=False)
     return solved.T.astype(np.float64), float(estimate(factor, norm, uplo="L")[0])
 
 
-def channel_statistics(values: Iterable[np.ndarray], axis: int) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and variance of each channel over all batches, float64 (channels,).
+def channel_statistics(values: Iterable[np.ndarray], axis: int) -> Statistics:
+    """Mean and variance of each channel over all batches.
 
     Space is summed in the values' own precision (at least float32), samples and batches in float64.
     """
@@ -125,7 +165,7 @@ def channel_statistics(values: Iterable[np.ndarray], axis: int) -> tuple[np.ndar
         square = square + np.einsum("ncp,ncp->nc", rows, rows).sum(axis=0, dtype=np.float64)
         count += value.size // value.shape[axis]
     mean = total / count
-    return np.asarray(mean), np.maximum(square / count - mean**2, 0)
+    return Statistics(np.asarray(mean), np.maximum(square / count - mean**2, 0))
 
 
 def _spaced(value: np.ndarray, axis: int) -> np.ndarray:

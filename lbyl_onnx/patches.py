@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,10 +49,10 @@ class LinearNode:
         return {attribute.name: helper.get_attribute_value(attribute) for attribute in self.node.attribute}
 
     def matrix(self, weight: np.ndarray) -> np.ndarray:
-        """The weight as float64 (groups, outputs per group, inputs of a row)."""
+        """The weight as float64 (groups, outputs per group, inputs of a row); a convolution's inputs tap by tap."""
         value = weight.astype(np.float64)
         if self.is_convolution:
-            return value.reshape(self.groups, len(value) // self.groups, -1)
+            return np.moveaxis(value, 1, -1).reshape(self.groups, len(value) // self.groups, -1)
         return (value if self._outputs_first else value.T)[None] * self._alpha
 
     def channels_read(self, weight: np.ndarray) -> int:
@@ -63,7 +62,9 @@ class LinearNode:
     def weight_like(self, matrix: np.ndarray, weight: np.ndarray) -> np.ndarray:
         """The inverse of `matrix`: a weight of the shape and type of `weight`."""
         if self.is_convolution:
-            return matrix.reshape(weight.shape).astype(weight.dtype)
+            outputs, channels, *kernel = weight.shape
+            value = np.moveaxis(matrix.reshape(outputs, *kernel, channels), -1, 1)
+            return np.ascontiguousarray(value.astype(weight.dtype))
         value = matrix[0] / self._alpha
         return np.ascontiguousarray((value if self._outputs_first else value.T).astype(weight.dtype))
 
@@ -99,8 +100,8 @@ def rows_at(output: np.ndarray, layer: LinearNode, positions: np.ndarray) -> np.
     """An output of `layer` at some of its positions, (rows, channels)."""
     if not layer.is_convolution:
         return output.reshape(-1, output.shape[-1])[positions]
-    sample, *place = np.unravel_index(positions, (len(output), *output.shape[2:]))
-    return np.moveaxis(output, 1, -1)[(sample, *place)]
+    sample, place = np.divmod(positions, int(np.prod(output.shape[2:])))
+    return output.reshape(*output.shape[:2], -1)[sample, :, place]
 
 
 def sample_rows(
@@ -121,15 +122,15 @@ def sample_rows(
     padded = np.pad(data, [(0, 0), (0, 0), *zip(before, after, strict=True)])
     padded = np.ascontiguousarray(np.moveaxis(padded, 1, -1))
     sample, *place = np.unravel_index(positions, (len(data), *space))
-    taps = []
-    for tap in itertools.product(*(range(size) for size in kernel)):
-        where = [
-            p * stride + t * dilation
-            for p, stride, t, dilation in zip(place, strides, tap, dilations, strict=True)  # type: ignore[call-overload]
-        ]
-        taps.append(padded[(sample, *where)])
-    rows = np.stack(taps, axis=-1)
-    return np.moveaxis(rows.reshape(len(positions), layer.groups, -1), 1, 0)
+    taps = np.stack([grid.ravel() for grid in np.indices(kernel)])
+    where = [
+        p[:, None] * stride + tap * dilation
+        for p, stride, tap, dilation in zip(place, strides, taps, dilations, strict=True)  # type: ignore[call-overload]
+    ]
+    flat = np.ravel_multi_index((sample[:, None], *where), padded.shape[:-1])
+    rows = padded.reshape(-1, padded.shape[-1]).take(flat, axis=0)
+    split = rows.reshape(*flat.shape, layer.groups, -1)
+    return np.moveaxis(split, 2, 0).reshape(layer.groups, len(positions), -1)
 
 
 def _padding(

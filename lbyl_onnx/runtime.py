@@ -87,17 +87,21 @@ def _options() -> ort.SessionOptions:
     return options
 
 
-def open_session(model: Model, provider: str = "cpu", optimise: bool = True) -> ort.InferenceSession:
+def open_session(
+    model: Model, provider: str = "cpu", optimise: bool = True, arena: bool = True
+) -> ort.InferenceSession:
     """An onnxruntime session of `model` on `provider` ("auto", "cpu" or "cuda").
 
     Weights of 1 KiB and more are handed over as views instead of being serialised, so that models over 2 GB
     and memory-mapped external data open; the only copy is onnxruntime's own. `optimise=False` switches graph
     optimisation off and runs Shape nodes as early as they can, so that what they measure need not be kept.
+    `arena=False` takes the memory of each run from the process's heap, which a session of few runs uses better.
     Raises ModelError with onnxruntime's reason where it refuses the model, UsageError where the provider is
     missing.
     """
     provider = resolve_provider(provider)
     options = _options()
+    options.enable_cpu_mem_arena = arena
     if not optimise:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.execution_order = ort.ExecutionOrder.PRIORITY_BASED

@@ -19,7 +19,7 @@ from onnx import helper
 from .calibration import Calibration
 from .layers import LayerReader
 from .model_file import Model, reads
-from .moments import channel_statistics
+from .moments import Statistics, channel_statistics
 from .runtime import open_session, run
 from .tensors import DATA_TYPES
 
@@ -31,8 +31,9 @@ Batch = dict[str, Any]
 class StepwiseRun:
     """One pass of `model` over batches of inputs.
 
-    `batches`: per batch, an array for each input. `before`: called with each node number when all nodes before it
-    have run, if it is in `stops`; it may change the model's weights.
+    Only the first `front` batches need go through every stop: the others may lag behind and catch up in one stretch,
+    with the weights as they are by then. `batches`: per batch, an array for each input. `before`: called with each
+    node number when all nodes before it have run, if it is in `stops`; it may change the model's weights.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class StepwiseRun:
         provider: str,
         stops: set[int] | None = None,
         before: Callable[[int], None] | None = None,
+        front: int | None = None,
     ) -> None:
         self.model = model
         self._provider = provider
@@ -54,35 +56,46 @@ class StepwiseRun:
         self._files = 0
         self._values: list[Batch] = [{name: np.asarray(array) for name, array in batch.items()} for batch in batches]
         self._held = sum(array.nbytes for batch in self._values for array in batch.values())
-        self._reached = 0
+        self._reached = [0] * len(batches)
+        self._front = min(front or len(batches), len(batches))
 
-    def reach(self, name: str) -> None:
-        """Run all nodes up to the one that makes tensor `name`."""
-        self._run_to(self._maker.get(name, -1) + 1, name)
+    @property
+    def level(self) -> int:
+        """How many batches are level with the first."""
+        return self._reached.count(self._reached[0])
 
-    def _run_to(self, target: int, wanted: str) -> None:
-        while self._reached < target:
-            stop = next((stop for stop in self._stops if stop >= self._reached), len(self._nodes))
-            if stop == self._reached:
-                self._stops.remove(stop)
-                assert self._before is not None
-                self._before(stop)
-                continue
-            self._advance(min(stop, target), wanted)
+    def reach(self, name: str, lagging: bool = False) -> None:
+        """Run all nodes up to the one that makes tensor `name`; with `lagging`, only for the front batches."""
+        self._run_to(self._maker.get(name, -1) + 1, name, lagging)
 
     def finish(self) -> None:
         """Run all nodes that are left and forget their values."""
-        self._run_to(len(self._nodes), "")
+        self._run_to(len(self._nodes), "", lagging=False)
+
+    def _run_to(self, target: int, wanted: str, lagging: bool) -> None:
+        everything = range(self._front if lagging else len(self._values))
+        while True:
+            if not lagging and self._reached[-1] < self._reached[0]:
+                self._advance(range(self._front, len(self._values)), self._reached[0], wanted)
+            if self._reached[0] >= target:
+                return
+            stop = next((stop for stop in self._stops if stop >= self._reached[0]), len(self._nodes))
+            if stop == self._reached[0]:
+                self._stops.remove(stop)
+                assert self._before is not None
+                self._before(stop)
+            else:
+                self._advance(everything, min(stop, target), wanted)
 
     def values(self, name: str) -> Iterator[np.ndarray]:
-        """The value of tensor or constant `name`, batch by batch; `reach` it first, and ask before the run moves past
-        its readers."""
-        for batch in self._values:
+        """The value of tensor or constant `name`, batch by batch, of the batches that are level with the first;
+        `reach` it first, and ask before the run moves past its readers."""
+        for batch in self._values[: self.level]:
             yield np.asarray(batch[name] if name in batch else self.model.weights[name])
 
     def update(self, name: str, function: Callable[[np.ndarray], np.ndarray]) -> None:
-        """Replace the value of tensor `name` in every batch."""
-        for batch in self._values:
+        """Replace the value of tensor `name` in every batch that is level with the first."""
+        for batch in self._values[: self.level]:
             self._store(batch, name, function(np.asarray(batch[name])))
 
     def close(self) -> None:
@@ -90,30 +103,32 @@ class StepwiseRun:
         self._values = []
         self._folder.cleanup()
 
-    def _advance(self, end: int, wanted: str) -> None:
-        stretch = self._nodes[self._reached : end]
+    def _advance(self, batches: range, end: int, wanted: str) -> None:
+        stretch = self._nodes[self._reached[batches[0]] : end]
         made = {name for node in stretch for name in node.output if name}
         needed = {name for node in stretch for name in reads(node)} - made
-        inputs = [name for name in self._values[0] if name in needed]
+        inputs = [name for name in self._values[batches[0]] if name in needed]
         later = [name for name in made if name == wanted or self._last_use.get(name, -1) >= end]
         outputs = sorted(name for name in later if name not in self.model.weights)
         if outputs:
-            session = open_session(self._stretch(stretch, inputs, outputs), self._provider)
-        for batch in self._values:
+            model = self._stretch(stretch, self._values[batches[0]], inputs, outputs)
+            session = open_session(model, self._provider, arena=False)
+        for index in batches:
+            batch = self._values[index]
             results = run(session, {name: _in_memory(batch[name]) for name in inputs}, outputs) if outputs else []
             for name in [name for name in batch if self._last_use.get(name, -1) < end and name != wanted]:
                 self._drop(batch, name)
             for name, value in zip(outputs, results, strict=True):
                 self._store(batch, name, value)
-        self._reached = end
+            self._reached[index] = end
 
-    def _stretch(self, nodes: list[onnx.NodeProto], inputs: list[str], outputs: list[str]) -> Model:
-        """The nodes as a model of their own."""
+    def _stretch(self, nodes: list[onnx.NodeProto], batch: Batch, inputs: list[str], outputs: list[str]) -> Model:
+        """The nodes as a model of their own, which takes `inputs` as `batch` has them."""
         graph = helper.make_graph(nodes, "stretch", [], [onnx.ValueInfoProto(name=name) for name in outputs])
         read = {name for node in nodes for name in reads(node)}
         source = self.model.proto
         for name in inputs:
-            graph.input.append(_declaration(name, self._values[0][name]))
+            graph.input.append(_declaration(name, batch[name]))
         graph.sparse_initializer.extend(each for each in source.graph.sparse_initializer if each.values.name in read)
         constants = {node.output[0] for node in nodes if node.op_type == "Constant"}
         stored = {tensor.name: tensor for tensor in source.graph.initializer}
@@ -168,19 +183,19 @@ def _declaration(name: str, value: Any) -> onnx.ValueInfoProto:
 class CalibratedRun:
     """A run of `model` in which BatchNormalization uses the samples' own statistics, if these are synthetic.
 
-    `statistics`: mean and variance, float64 (channels,), that each such node found, by its output's name.
+    `statistics`: what each such node found, by its output's name.
     """
 
-    def __init__(self, model: Model, calibration: Calibration, provider: str) -> None:
+    def __init__(self, model: Model, calibration: Calibration, provider: str, front: int | None = None) -> None:
         self.model = model.copy()
-        self.statistics: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        self.statistics: dict[str, Statistics] = {}
         stops = set()
         if calibration.synthetic:
             for index, node in enumerate(self.model.proto.graph.node):
                 if node.op_type == "BatchNormalization" and sum(map(bool, node.output)) == 1:
                     stops.add(index)
                     self._detach(node)
-        self.run = StepwiseRun(self.model, calibration.batches, provider, stops, self._normalise)
+        self.run = StepwiseRun(self.model, calibration.batches, provider, stops, self._normalise, front)
 
     def _detach(self, node: onnx.NodeProto) -> None:
         """Give the node mean and variance constants of its own."""
@@ -194,8 +209,8 @@ class CalibratedRun:
 
     def _normalise(self, index: int) -> None:
         node = self.model.proto.graph.node[index]
-        mean, variance = channel_statistics(self.run.values(node.input[0]), axis=1)
-        self.statistics[node.output[0]] = mean, variance
-        for name, value in ((node.input[3], mean), (node.input[4], variance)):
+        found = channel_statistics(self.run.values(node.input[0]), axis=1)
+        self.statistics[node.output[0]] = found
+        for name, value in ((node.input[3], found.mean), (node.input[4], found.variance)):
             if name in self.model.weights:
                 self.model.replace(name, value.astype(self.model.weights[name].dtype))

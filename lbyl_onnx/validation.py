@@ -26,7 +26,7 @@ Data = str | Path | Mapping[str, np.ndarray] | None
 
 CHUNK = 2**20
 BATCH_LIMIT = 16
-LATENCY_SECONDS = 1.5
+LATENCY_SECONDS = 0.6
 LATENCY_PAIRS = (3, 200)
 
 
