@@ -13,12 +13,13 @@ import numpy as np
 from .errors import UsageError
 from .model_file import Model
 from .synthetic import InputSpec, Normalisation, as_input, concrete_shapes, convolves, input_specs, synthetic_inputs
+from .variety import topped_up, varied_images
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 ELEMENTS = 64 * 3 * 224 * 224
 """Elements of synthetic input that are made by default, within MIN_SAMPLES and MAX_SAMPLES."""
-MIN_SAMPLES, MAX_SAMPLES = 64, 256
-MAX_VECTORS = 2048
+MIN_SAMPLES, MAX_SAMPLES = 64, 512
+MAX_VECTORS = 4096
 """The limit for a model without convolutions, whose layers see one row a sample, not one a position."""
 BATCH_ELEMENTS = 4 * 3 * 224 * 224
 MAX_BATCH = 128
@@ -51,16 +52,21 @@ def calibrate(
 
     `source`: "synthetic"; an .npz file or mapping with an array for each input, first axis = samples, as the model
     expects them; or a folder of images, resized to the model's input and normalised. `samples`: how many at most (None:
-    for synthetic ones as many as fit ELEMENTS, from 64 to 256, or 2048 without convolutions; else all). `shapes`:
-    sizes of dynamic inputs. Raises UsageError where the source does not fit the model.
+    for synthetic ones as many as fit ELEMENTS, from 64 to 512, or 4096 without convolutions; else all). `shapes`:
+    sizes of dynamic inputs. Models without convolutions get more various ones (`variety`). Raises UsageError where the
+    source does not fit the model.
     """
     if samples is not None and samples < 1:
         raise UsageError(f"--samples is {samples}; expected at least 1")
     specs = input_specs(model)
+    varied = _sees_rows(model, specs)
     if isinstance(source, str) and source == "synthetic":
         chosen = concrete_shapes(specs, 1, shapes=shapes)
         count = samples or _default_samples(model, chosen)
-        arrays = synthetic_inputs(model, count, seed, chosen, normalisation)
+        if varied and specs[0].channel_axis is not None:
+            arrays = {specs[0].name: varied_images(model, specs[0].name, count, seed, chosen, normalisation)}
+        else:
+            arrays = synthetic_inputs(model, count, seed, chosen, normalisation)
         return Calibration(_batches(specs, arrays), True, f"{count} synthetic samples, seed {seed}")
     if isinstance(source, Mapping):
         arrays, name = dict(source), "given arrays"
@@ -69,10 +75,21 @@ def calibrate(
         arrays, name = _read_images(specs, chosen, Path(source), samples, normalisation), str(source)
     else:
         arrays, name = _read_npz(Path(source)), str(source)
-    batches = _batches(specs, _fitting(specs, arrays, name), samples)
+    arrays = _fitting(specs, arrays, name)
+    batches = _batches(specs, arrays, samples)
     first = next((spec.name for spec in specs if spec.shape), None)
     count = sum(len(batch[first]) if first else 1 for batch in batches)
+    if varied:
+        (spec,) = specs
+        batches = _batches(specs, {spec.name: topped_up(arrays[spec.name][:samples], seed)})
     return Calibration(batches, False, f"{count} samples of {name}")
+
+
+def _sees_rows(model: Model, specs: tuple[InputSpec, ...]) -> bool:
+    """Whether the model multiplies a single input of numbers, any number of samples a run, without convolutions."""
+    single = len(specs) == 1 and specs[0].dtype.kind == "f" and specs[0].shape[:1] in ((None,), (1,))
+    multiplies = any(node.op_type in ("Gemm", "MatMul") for node in model.proto.graph.node)
+    return single and multiplies and not convolves(model)
 
 
 def _default_samples(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> int:

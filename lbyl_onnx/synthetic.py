@@ -24,7 +24,8 @@ COLOUR_CORRELATION = 0.89
 SCENE_SHARE = 0.25
 SHADING = 0.2
 NOISE = 0.04
-NOISE_SHARE = 0.5
+PAINTED = 2048
+"""Images that are painted at most for a model without convolutions; further ones differ in their noise."""
 BRIGHTNESS = 0.46
 CONTRAST = 0.25
 
@@ -168,9 +169,9 @@ def synthetic_inputs(
     batches; an input whose first axis is fixed to another size gets that many rows for each run, a scalar
     none. `shapes` overrides dynamic axes (its first axis is not used).
 
-    - images: `dead_leaves`, in which a model without convolutions, for which no pixel has neighbours, gets every
-      second pixel replaced by noise, under `normalisation` (default: `Normalisation.default`); of an integer type
-      0 to 255, of int8 -128 to 127
+    - images: `dead_leaves`, under `normalisation` (default: `Normalisation.default`), of an integer type 0 to 255, of
+      int8 -128 to 127; in a model without convolutions, for which no pixel has neighbours, each image has a share of
+      its own, from none to all, of its pixels replaced by noise
     - names with "mask", and booleans: ones
     - integers: names with "position" count up along the last axis, with "token_type" or "segment" are zero,
       others are uniform token ids below the size of the embedding that the input selects from, at most 100
@@ -202,8 +203,7 @@ def _values(
     if spec.dtype.kind == "b" or _means(spec.name, "mask"):
         return np.ones(shape)
     if spec.channel_axis is not None:
-        noise = 0.0 if convolves(model) else NOISE_SHARE
-        return _image_values(spec, shape, rng, normalisation, noise)
+        return _image_values(spec, shape, rng, normalisation, noisy=not convolves(model))
     if spec.dtype.kind not in "iu":
         return rng.standard_normal(shape, np.float32)
     if _means(spec.name, "position") and shape:
@@ -246,13 +246,15 @@ def _image_values(
     shape: tuple[int, ...],
     rng: np.random.Generator,
     normalisation: Normalisation | None,
-    noise: float,
+    noisy: bool,
 ) -> np.ndarray:
     last = spec.channel_axis == 3
     samples, channels, height, width = (shape[0], shape[3], *shape[1:3]) if last else shape
-    images = dead_leaves(samples, channels, height, width, rng)
-    if noise:
-        images = np.where(rng.random(images.shape) < noise, rng.random(images.shape, np.float32), images)
+    images = dead_leaves(min(samples, PAINTED) if noisy else samples, channels, height, width, rng)
+    if noisy:
+        images = images[np.arange(samples) % len(images)]
+        share = rng.random((samples, 1, 1, 1))
+        images = np.where(rng.random(images.shape) < share, rng.random(images.shape, np.float32), images)
     return as_input(images, spec, normalisation)
 
 
@@ -284,7 +286,7 @@ def dead_leaves(
     for start in range(0, samples, PAINTED_TOGETHER):
         part = images[start : start + PAINTED_TOGETHER]
         fine = _paint(rng, len(part), channels, height * zoom, width * zoom)
-        part[:] = fine.reshape(*part.shape[:3], zoom, width, zoom).mean((3, 5))
+        part[:] = fine if zoom == 1 else fine.reshape(*part.shape[:3], zoom, width, zoom).mean((3, 5))
     return images
 
 
@@ -299,9 +301,13 @@ def _paint(rng: np.random.Generator, samples: int, channels: int, height: int, w
         colours = np.sqrt(SCENE_SHARE) * scene + np.sqrt(1 - SCENE_SHARE) * _colours(rng, samples, channels)
         pixels, shading = _leaf(rng, samples, height, width, radius)
         canvas[pixels] = colours[pixels // (height * width)] + shading[:, None]
-    canvas += NOISE * rng.standard_normal(canvas.shape, np.float32)
-    images = canvas.reshape(samples, height, width, channels).transpose(0, 3, 1, 2)
-    return np.clip(BRIGHTNESS + CONTRAST * images, 0, 1)
+    noise = rng.standard_normal(canvas.shape, np.float32)
+    noise *= NOISE
+    canvas += noise
+    canvas *= CONTRAST
+    canvas += BRIGHTNESS
+    np.clip(canvas, 0, 1, out=canvas)
+    return canvas.reshape(samples, height, width, channels).transpose(0, 3, 1, 2)
 
 
 def _colours(rng: np.random.Generator, samples: int, channels: int) -> np.ndarray:
