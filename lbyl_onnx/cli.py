@@ -133,7 +133,7 @@ def compress(
     provider: Provider = "auto",
     report: Annotated[
         Path | None,
-        typer.Option(metavar="PATH.json", help="Write a full record here, replacing what is there."),
+        typer.Option(metavar="PATH.json", help="Write a full record here, with each layer's errors."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite OUT, even where it is IN.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but warnings and errors.")] = False,
@@ -167,6 +167,7 @@ def compress(
             seed=seed,
             provider=provider,
             validation=not no_validate,
+            layer_errors=report is not None,
             progress=progress,
         )
         progress("writing")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .groups import Analysis, WeightAxis
+from .groups import Analysis, ChannelGroup, WeightAxis
 from .layers import LayerReader, ProducerLayer
 from .model_file import Model
 from .plan import Choice, Plan
@@ -46,17 +46,17 @@ def _restore_group(
     analysis: Analysis, model: Model, reader: LayerReader, choice: Choice, method: str, strength: Strength
 ) -> Outcome:
     group = choice.group
-    layer = reader.read(group, group.producers[0])
-    reason = _no_layer(analysis, choice, layer)
-    if reason is not None or layer is None:
+    layer = reader.single(group)
+    if isinstance(layer, str):
+        return Outcome(note=layer)
+    reason = _not_exchangeable(analysis, group, layer)
+    if reason is not None:
         return Outcome(note=reason)
-    channel_of = np.argsort(layer.axis.units)
-    removed, kept = channel_of[choice.removed], channel_of[~choice.removed]
-    mixing = RESTORERS[method](layer, kept, removed, strength)
+    kept, removed, mixing = mixing_of(layer, choice.removed, method, strength)
     notes = []
     restored = False
     for consumer in group.consumers:
-        why = _no_consumer(consumer, group.units)
+        why = no_consumer(consumer, group.units)
         if why is None:
             mix_into(model, consumer, choice.removed, mixing)
             restored = True
@@ -66,19 +66,18 @@ def _restore_group(
     return Outcome(method if restored else None, "; ".join(notes) or None, error)
 
 
-def _no_layer(analysis: Analysis, choice: Choice, layer: ProducerLayer | None) -> str | None:
+def mixing_of(
+    layer: ProducerLayer, removed: np.ndarray, method: str, strength: Strength
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Channels kept and removed, int64, in the order of their units, and the S of `method` that replaces the latter by
+    the former, float64 (removed, kept). `removed`: bool (units,)."""
+    channels = layer.axis.channels_of(len(removed))[:, 0]
+    kept, gone = channels[~removed], channels[removed]
+    return kept, gone, RESTORERS[method](layer, kept, gone, strength)
+
+
+def _not_exchangeable(analysis: Analysis, group: ChannelGroup, layer: ProducerLayer) -> str | None:
     """Why a group's removed units cannot be expressed by kept ones from weights alone; None where they can."""
-    group = choice.group
-    if len(group.producers) > 1:
-        return "several producers make these channels"
-    if layer is None:
-        return f"the weight of {group.producers[0].name!r} is computed or shared"
-    if (
-        len(layer.filters) != group.units
-        or len(np.unique(layer.axis.units)) != group.units
-        or layer.axis.units.min() < 0
-    ):
-        return "a unit has several filters"
     if not group.consumers:
         return "no weight consumes these channels"
     consumers = {consumer.node for consumer in group.consumers}
@@ -104,7 +103,7 @@ def _behind(model: Model, names: list[str]) -> set[str]:
     return found
 
 
-def _no_consumer(consumer: WeightAxis, units: int) -> str | None:
+def no_consumer(consumer: WeightAxis, units: int) -> str | None:
     """Why this consumer cannot take over a group's removed units; None where it can."""
     if consumer.weight is None:
         return f"the weight of {consumer.name!r} is computed or shared"
@@ -126,8 +125,7 @@ def mix_into(model: Model, consumer: WeightAxis, removed: np.ndarray, mixing: np
     assert consumer.weight is not None
     value = model.weights[consumer.weight]
     matrix = np.moveaxis(value, consumer.axis, 0).astype(np.float64)
-    own = np.flatnonzero(consumer.units >= 0)
-    position = own[np.argsort(consumer.units[own], kind="stable")].reshape(len(removed), -1)
+    position = consumer.channels_of(len(removed))
     lost = matrix[position[removed]]
     matrix[position[~removed]] += np.tensordot(mixing, lost, axes=(0, 0))
     with np.errstate(over="ignore"):

@@ -18,6 +18,7 @@ from .errors import ModelError, NothingToRemove, UsageError, ValidationFailed
 from .fitting import LayerFit, fit
 from .groups import Analysis, analyse, is_floating
 from .inspection import file_report, group_reports
+from .layer_errors import LayerErrors, measure_errors
 from .model_file import Model, load_model
 from .plan import Plan, Selection, choose, compile_pattern, reasons_to_leave
 from .probe import probe
@@ -69,6 +70,7 @@ def compress(
     seed: int = 0,
     provider: str = "auto",
     validation: bool = True,
+    layer_errors: bool = False,
     progress: Progress | None = None,
 ) -> CompressionResult:
     """Remove a share of every channel group's units and make up for them in the consumers' weights.
@@ -83,11 +85,13 @@ def compress(
         scope: "chains" (units that reach no residual sum or Concat) or "all".
         round_to: keep a multiple of this many units per group.
         include, exclude: regular expressions searched in producers' node names.
-        calibration: samples for "moments" and "obs": "synthetic", a file, a folder or a mapping (`calibrate`).
+        calibration: samples for "moments", "obs" and `layer_errors`: "synthetic", a file, a folder or a mapping
+            (`calibrate`).
         samples, shapes, normalisation: how many samples, sizes of dynamic inputs, scaling of images (`calibrate`).
         seed: of the random criterion and of synthetic inputs.
         provider: onnxruntime's, "auto", "cpu" or "cuda".
         validation: run both models and compare.
+        layer_errors: measure the errors of each layer, by any method, for the report (`GroupReport`).
         progress: called with a word for each stage as it begins.
 
     Raises:
@@ -106,20 +110,22 @@ def compress(
     analysis = analyse(working, probe(working))
     _check_removable(source, analysis, selection)
     measured = None
-    if restore == "moments" or criterion == "obs":
+    needed = restore == "moments" or criterion == "obs"
+    if needed or layer_errors:
         tell("sampling")
         measured = calibrate(working, calibration, samples, seed, shapes, normalisation)
     warnings: tuple[str, ...] = ()
     try:
         cutting = _cut(analysis, selection, restore, strength, measured, provider, tell)
     except ModelError as error:
-        if measured is None:
+        if not needed:
             raise
         warnings = (f"activations cannot be measured ({error}); chosen by l2 and restored by lbyl instead",)
         selection, restore, measured = replace(selection, criterion="l2"), "lbyl", None
         cutting = _cut(analysis, selection, restore, strength, measured, provider, tell)
     if cutting.plan.removes_nothing:
         raise NothingToRemove(_why_nothing(source, [choice.reason for choice in cutting.plan.choices], selection))
+    errors, told = _layer_errors(analysis, cutting, strength, measured if layer_errors else None, provider, tell)
     compressed = cutting.model
     reshare(compressed, origins)
     _check_finite(source, compressed)
@@ -131,10 +137,10 @@ def compress(
         output=file_report(analysis, kept, replace(compressed, path=None)),
         options={"restore": restore, **asdict(selection), **asdict(strength)},
         calibration=None if measured is None else measured.source,
-        groups=group_reports(cutting.plan, cutting.outcomes),
+        groups=group_reports(cutting.plan, cutting.outcomes, errors),
         validation=checked,
         seconds=time.perf_counter() - started,
-        warnings=warnings + _warnings(checked, round_to),
+        warnings=warnings + told + _warnings(checked, round_to),
     )
     return CompressionResult(compressed, report)
 
@@ -168,6 +174,27 @@ def _cut(
         return _Cutting(plan, model, fit_outcomes(analysis, plan, layers, ranking))
     restored, outcomes = compensate(analysis, plan, method, strength)
     return _Cutting(plan, cut(analysis, plan.kept, restored), outcomes)
+
+
+def _layer_errors(
+    analysis: Analysis,
+    cutting: _Cutting,
+    strength: Strength,
+    calibration: Calibration | None,
+    provider: str,
+    tell: Progress,
+) -> tuple[tuple[LayerErrors, ...], tuple[str, ...]]:
+    """The errors of every group, empty without `calibration`, and warnings."""
+    empty = tuple(LayerErrors() for _ in cutting.plan.choices)
+    if calibration is None:
+        return empty, ()
+    tell("measuring")
+    try:
+        return measure_errors(
+            analysis, cutting.plan, cutting.outcomes, strength, cutting.model, calibration, provider
+        ), ()
+    except ModelError as error:
+        return empty, (f"the errors of single layers cannot be measured ({error})",)
 
 
 def fit_outcomes(

@@ -36,6 +36,12 @@ class WeightAxis:
     units: np.ndarray
     groups: int
 
+    def channels_of(self, units: int) -> np.ndarray:
+        """Channels of each of the group's `units` in ascending order, int64 (units, channels per unit); every unit must
+        have as many."""
+        own = np.flatnonzero(self.units >= 0)
+        return own[np.argsort(self.units[own], kind="stable")].reshape(units, -1)
+
 
 @dataclass(frozen=True)
 class ChannelGroup:

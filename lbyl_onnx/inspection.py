@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import onnx
 
 from .compensation import Outcome
 from .groups import Analysis, ChannelGroup, analyse, is_floating, node_macs
+from .layer_errors import LayerErrors
 from .model_file import Model, load_model
 from .plan import Plan
 from .probe import probe
@@ -25,7 +27,7 @@ def inspect(model: str | Path | onnx.ModelProto | Model) -> Inspection:
     working, _ = unshare(source)
     analysis = analyse(working, probe(working))
     kept = np.ones(analysis.classes.count, bool)
-    groups = tuple(_group_report(group, group.units, group.frozen_reason, Outcome()) for group in analysis.groups)
+    groups = tuple(_group_report(group, group.units, group.frozen_reason) for group in analysis.groups)
     return Inspection(file_report(analysis, kept, source), groups)
 
 
@@ -41,15 +43,24 @@ def file_report(analysis: Analysis, kept: np.ndarray, model: Model) -> FileRepor
     )
 
 
-def group_reports(plan: Plan, outcomes: tuple[Outcome, ...]) -> tuple[GroupReport, ...]:
+def group_reports(
+    plan: Plan, outcomes: tuple[Outcome, ...], errors: tuple[LayerErrors, ...]
+) -> tuple[GroupReport, ...]:
     """One record for each group, in the plan's order."""
     return tuple(
-        _group_report(choice.group, int((~choice.removed).sum()), choice.reason, outcome)
-        for choice, outcome in zip(plan.choices, outcomes, strict=True)
+        _group_report(choice.group, int((~choice.removed).sum()), choice.reason, outcome, error)
+        for choice, outcome, error in zip(plan.choices, outcomes, errors, strict=True)
     )
 
 
-def _group_report(group: ChannelGroup, units_after: int, reason: str | None, outcome: Outcome) -> GroupReport:
+def _group_report(
+    group: ChannelGroup,
+    units_after: int,
+    reason: str | None,
+    outcome: Outcome | None = None,
+    errors: LayerErrors | None = None,
+) -> GroupReport:
+    found = {**asdict(outcome or Outcome()), **asdict(errors or LayerErrors())}
     return GroupReport(
         name=group.name,
         producers=tuple(axis.name for axis in group.producers),
@@ -60,10 +71,5 @@ def _group_report(group: ChannelGroup, units_after: int, reason: str | None, out
         macs=group.macs,
         coupled=group.coupled,
         frozen_reason=reason,
-        restored=outcome.restored,
-        note=outcome.note,
-        error=outcome.error,
-        predicted_error=outcome.predicted_error,
-        condition=outcome.condition,
-        recalibrated=outcome.recalibrated,
+        **found,
     )

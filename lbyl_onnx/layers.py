@@ -95,6 +95,18 @@ class LayerReader:
             layer = following
         return layer
 
+    def single(self, group: ChannelGroup) -> ProducerLayer | str:
+        """The layer that alone makes a group's channels, one filter for each unit; why there is none, where so."""
+        if len(group.producers) > 1:
+            return "several producers make these channels"
+        layer = self.read(group, group.producers[0])
+        if layer is None:
+            return f"the weight of {group.producers[0].name!r} is computed or shared"
+        units = layer.axis.units
+        if len(layer.filters) != group.units or len(np.unique(units)) != group.units or units.min() < 0:
+            return "a unit has several filters"
+        return layer
+
     def _with_bias(self, layer: ProducerLayer, node: onnx.NodeProto) -> ProducerLayer:
         found = self.constant(node.input[2])
         after = self._axes_after(layer.axis) if node.op_type == "Gemm" else 0

@@ -31,6 +31,14 @@ class GroupReport:
     variance on the calibration samples. `predicted_error`: the share that the criterion `obs` expected to lose;
     `condition`: the largest condition number of a consumer's system; `recalibrated`: nodes among producers and
     consumers whose outputs had mean and variance matched.
+
+    The last five compare methods layer by layer; `layer_errors` of `compress` asks for them, and they are None where
+    nothing was removed or they cannot be measured. Relative to the removed channels' mean square on the calibration
+    samples: `residual_error` (RE), `batch_norm_error` (BE) and `activation_error` (AE), the parts that filters,
+    constants and activation have in what is missing (`lbyl_onnx.layer_errors`), and `reconstruction_error`, that of
+    the three together. `moments` enters as a fit of single channels. Where nothing was restored they are those of
+    leaving the channels out. `ware`: weighted average reconstruction error (see `OutputComparison`) of the consumers'
+    outputs, BatchNormalization included, on the same samples, with all that earlier layers have lost.
     """
 
     name: str
@@ -48,6 +56,11 @@ class GroupReport:
     predicted_error: float | None = None
     condition: float | None = None
     recalibrated: tuple[str, ...] = ()
+    residual_error: float | None = None
+    batch_norm_error: float | None = None
+    activation_error: float | None = None
+    reconstruction_error: float | None = None
+    ware: float | None = None
 
 
 @dataclass(frozen=True)
@@ -55,7 +68,10 @@ class OutputComparison:
     """One output of the original against the same output of the compressed model, over all samples.
 
     `sqnr_db`: signal power over error power in decibels (inf: equal); `cosine`: over the flattened outputs;
-    `top1_agreement`: share of samples with the same arg max, None where the output does not look like classes.
+    `ware`: weighted average reconstruction error (Yu et al., NISP, CVPR 2018), the mean of alpha |y' - y| / |y| over
+    samples and responses. The weight alpha is |y| / mean |y|, so responses near 0 do not make it infinite, and what is
+    left is the sum of |y' - y| over that of |y| (inf where only the latter is 0). `top1_agreement`: share of samples
+    with the same arg max, None where the output does not look like classes.
     """
 
     name: str
@@ -64,6 +80,7 @@ class OutputComparison:
     mean_error: float
     sqnr_db: float
     cosine: float
+    ware: float
     top1_agreement: float | None
 
 

@@ -89,6 +89,7 @@ def test_compress_writes_model_and_report(lbyl, tmp_path):
     assert [group["units_after"] for group in report["groups"]] == [24, 48, 48, 48, 10]
     assert report["groups"][-1]["frozen_reason"] and report["validation"]["samples"] == 16
     assert {"parameters", "macs"} < set(report["output"]) and report["seconds"] > 0
+    assert report["groups"][0]["residual_error"] > 0 and report["groups"][0]["ware"] > 0
     assert report["options"]["ratio"] == 0.25 and report["options"]["round_to"] == 8
 
     assert f"{report['output']['parameters']:,}" in printed and f"{report['output']['bytes']:,}" in printed

@@ -42,7 +42,7 @@ def test_identical_models():
     (output,) = result.outputs
     assert (output.name, output.shape) == ("y", (5, 3))
     assert (output.max_error, output.mean_error, output.sqnr_db) == (0, 0, math.inf)
-    assert output.cosine == pytest.approx(1) and output.top1_agreement == 1
+    assert output.cosine == pytest.approx(1) and output.top1_agreement == 1 and output.ware == 0
     assert (result.provider, result.data, result.samples) == ("cpu", "synthetic, seed 0", 5)
     assert (result.latency_batch, result.accuracy_before, result.accuracy_after) == (1, None, None)
     assert result.latency_before_ms > 0 and result.latency_after_ms > 0
@@ -57,6 +57,8 @@ def test_measures_follow_their_definitions_over_all_slices(monkeypatch):
     assert output.shape == (40, 3)
     assert output.max_error == pytest.approx(np.abs(old - new).max())
     assert output.mean_error == pytest.approx(np.abs(old - new).mean())
+    weights = np.abs(old) / np.abs(old).mean()
+    assert output.ware == pytest.approx(np.mean(weights * np.abs(new - old) / np.abs(old)))
     assert output.sqnr_db == pytest.approx(10 * np.log10((old**2).sum() / ((old - new) ** 2).sum()))
     assert output.cosine == pytest.approx((old * new).sum() / np.linalg.norm(old) / np.linalg.norm(new))
     agreement = np.mean(old.argmax(1) == new.argmax(1))
@@ -72,7 +74,8 @@ def test_sqnr_and_cosine_of_extremes(scale, sqnr, cosine):
 def test_an_original_of_zeros():
     (same,) = validate(scaled(0.0), scaled(0.0), {"x": logits()}).outputs
     (other,) = validate(scaled(0.0), scaled(1.0), {"x": logits()}).outputs
-    assert (same.sqnr_db, same.cosine) == (math.inf, 1) and (other.sqnr_db, other.cosine) == (-math.inf, 0)
+    assert (same.sqnr_db, same.cosine, same.ware) == (math.inf, 1, 0)
+    assert (other.sqnr_db, other.cosine, other.ware) == (-math.inf, 0, math.inf)
 
 
 def test_accuracies(tmp_path):
