@@ -22,6 +22,7 @@ from .calibration import Calibration
 from .elimination import MAX_ELEMENTS
 from .groups import Analysis
 from .layers import LayerReader
+from .mixing import mixed_weight, repeats
 from .model_file import Model
 from .moments import RowMoments, Statistics, channel_statistics
 from .outputs import OutputChannels, OutputFinder, rescale
@@ -32,7 +33,8 @@ from .surgery import cut
 
 WEIGHT_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 MAX_INPUTS = 5120
-"""Longest row that is fitted; layers with longer ones have their input channels mixed."""
+"""Longest row that is fitted whole; layers with longer ones, or with fewer rows than a row is long, have their input
+channels mixed."""
 MIN_ROWS, ROWS_PER_INPUT = 8192, 4
 """Rows that a fit rests on where there are as many: the larger of MIN_ROWS and ROWS_PER_INPUT for each input."""
 MAX_RESCALE = 3.0
@@ -99,15 +101,20 @@ class _Lockstep:
         elif not self._normalised(place) and self._recalibrate(place):
             self.layers[place.name] = LayerFit(recalibrated=True)
 
-    def _run_to(self, place: OutputChannels, ours: str, rows: int) -> None:
-        """Run the original to a layer's output and ours to a tensor; while the front batches give enough `rows`, the
-        others lag behind."""
+    def _run_to(self, name: str, axis: int, ours: str, rows: int) -> int:
+        """Run the original to a tensor with channels on `axis`, and ours to another one; how many rows they hold.
+
+        While the front batches give as many as `rows`, the others lag behind.
+        """
         if self._lagging:
-            self.original.run.reach(place.name, lagging=True)
-            values = self.original.run.values(place.name)
-            self._lagging = sum(value.size // value.shape[place.axis] for value in values) >= rows
-        self.original.run.reach(place.name, self._lagging)
+            self.original.run.reach(name, lagging=True)
+            self._lagging = self._rows(name, axis) >= rows
+        self.original.run.reach(name, self._lagging)
         self.ours.run.reach(ours, self._lagging)
+        return self._rows(name, axis)
+
+    def _rows(self, name: str, axis: int) -> int:
+        return sum(value.size // max(value.shape[axis], 1) for value in self.original.run.values(name))
 
     def _normalised(self, place: OutputChannels) -> bool:
         """Whether a BatchNormalization behind the layer uses the samples' statistics, which matches them by itself."""
@@ -121,10 +128,17 @@ class _Lockstep:
             return None
         present = layer.matrix(after)
         lossy = layer.channels_read(after) < layer.channels_read(before)
-        if present.shape[2] > MAX_INPUTS or not (lossy or not self._synthetic):
+        if not (lossy or not self._synthetic):
             return None
-        rows = max(MIN_ROWS, ROWS_PER_INPUT * present.shape[2])
-        self._run_to(place, layer.data, rows)
+        rows = max(MIN_ROWS, ROWS_PER_INPUT * min(present.shape[2], MAX_INPUTS))
+        found = self._run_to(layer.data, 1 if layer.is_convolution else -1, layer.data, rows)
+        if lossy and (present.shape[2] > MAX_INPUTS or found < present.shape[2]):
+            mixed = self._mix(layer, place, rows)
+            if mixed is not None:
+                return mixed
+        if present.shape[2] > MAX_INPUTS:
+            return None
+        self.original.run.reach(place.name, self._lagging)
         moments = self._moments(layer, after, rows)
         if not moments.finite:
             return None
@@ -133,9 +147,37 @@ class _Lockstep:
         if self._normalised(place):
             return LayerFit(fitted.error, fitted.condition, recalibrated=True)
         bias = np.zeros(1) if place.bias is None else place.beta * self.fitted.weights[place.bias]
-        found = Statistics(fitted.fit.mean + bias.reshape(-1), fitted.fit.variance)
-        moved = self._match(place, fitted.wanted, found)
+        statistics = Statistics(fitted.fit.mean + bias.reshape(-1), fitted.fit.variance)
+        moved = self._match(place, fitted.wanted, statistics)
         return LayerFit(fitted.error, fitted.condition, moved is not None)
+
+    def _mix(self, layer: LinearNode, place: OutputChannels, rows: int) -> LayerFit | None:
+        """Mix the layer's input channels; None where they cannot be told apart."""
+        labels = self._analysis.labelling.axes.get(layer.data, [None])[1 if layer.is_convolution else -1]
+        if labels is None or layer.groups > 1:
+            return None
+        classes = self._analysis.classes.class_of[labels]
+        left = self._kept[classes]
+        before, after = repeats(classes), repeats(classes[left])
+        if before is None or after is None:
+            return None
+        moments = RowMoments(1, len(before.features), len(after.features))
+        share = rows // (self.ours.run.level * before.features.shape[1]) + 1
+        ours, original = self.ours.run.values(layer.data), self.original.run.values(layer.data)
+        for found, wanted in zip(ours, original, strict=True):
+            total = position_count(wanted, layer)
+            positions = np.arange(total) if total <= share else self._rng.choice(total, share, replace=False)
+            x, y = (rows_at(value, layer, positions) for value in (found, wanted))
+            moments.add(after.rows(x)[None], before.rows(y))
+        if not moments.finite:
+            return None
+        present = np.eye(len(before.features))[:, self._kept[np.unique(classes)]]
+        fitted = moments.solve(present[None], centred=True)
+        kept = self._kept_channels(place.name, place.axis)
+        weight = np.compress(kept, self.original.model.weights[layer.weight], place.weight_axis)
+        self._replace(place.weight, mixed_weight(weight, 1 - place.weight_axis, before, after, fitted.matrix[0]))
+        moved = not self._normalised(place) and self._recalibrate(place)
+        return LayerFit(fitted.error, fitted.condition, moved)
 
     def _moments(self, layer: LinearNode, weight: np.ndarray, rows: int) -> RowMoments:
         moments = RowMoments(*layer.matrix(weight).shape)

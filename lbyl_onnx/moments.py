@@ -15,6 +15,7 @@ RIDGE = 1e-2
 """Strength of the pull towards the present weights, relative to the mean diagonal of the inputs' covariance."""
 CHUNK = 2**25
 """Elements of rows that are gathered before they are multiplied."""
+SUMMED = 128
 ORIGIN_ROWS = 256
 """Rows whose mean is taken away from all: near enough for products to keep their digits."""
 
@@ -48,7 +49,7 @@ class RowMoments:
         precision = np.float32 if inputs > SINGLE_PRECISION_FROM else np.float64
         self._rows = 0
         self._gathered: list[tuple[np.ndarray, np.ndarray]] = []
-        self._origin: np.ndarray | None = None
+        self._origin: tuple[np.ndarray, np.ndarray] | None = None
         self._xx = np.zeros((groups, inputs, inputs), precision)
         self._yx = np.zeros((groups, outputs, inputs), precision)
         self._yy = np.zeros((groups, outputs))
@@ -69,17 +70,17 @@ class RowMoments:
         x, y = (np.concatenate(parts, axis=1) for parts in zip(*self._gathered, strict=True))
         self._gathered.clear()
         if self._origin is None:
-            self._origin = x[:, :ORIGIN_ROWS].mean(axis=1, keepdims=True)
-        x -= self._origin
-        count = x.shape[1]
-        ones = np.ones(count, np.float32)
-        self._rows += count
+            first, second = (rows[:, :ORIGIN_ROWS].mean(axis=1, keepdims=True) for rows in (x, y))
+            self._origin = first, second
+        x -= self._origin[0]
+        y -= self._origin[1]
+        self._rows += x.shape[1]
         for group in range(len(x)):
             self._xx[group] += x[group].T @ x[group]
             self._yx[group] += y[group].T @ x[group]
-            self._x[group] += ones @ x[group]
-            self._y[group] += y[group].sum(axis=0, dtype=np.float64)
-        self._yy += np.einsum("gro,gro->go", y, y, dtype=np.float64)
+        self._x += _sums(x)
+        self._y += _sums(y)
+        self._yy += _sums(y**2)
 
     @property
     def finite(self) -> bool:
@@ -94,9 +95,9 @@ class RowMoments:
         """
         self._multiply()
         assert self._origin is not None
-        mean = self._x / self._rows + self._origin[:, 0]
-        y = self._y / self._rows
-        variance = self._yy / self._rows - y**2
+        mean = self._x / self._rows + self._origin[0][:, 0]
+        y = self._y / self._rows + self._origin[1][:, 0]
+        variance = self._yy / self._rows - (self._y / self._rows) ** 2
         matrix, energy = np.empty_like(present), np.empty_like(y)
         left, condition = 0.0, 1.0
         for group in range(len(y)):
@@ -127,6 +128,12 @@ class RowMoments:
         single = x.astype(xx.dtype)
         xx -= np.outer(single, single)
         return xx, self._yx[group] / self._rows - np.outer(y, x)
+
+
+def _sums(rows: np.ndarray) -> np.ndarray:
+    """Sums over axis 1, float64: of blocks in the rows' own precision, then of these."""
+    blocks = [rows[:, start : start + SUMMED].sum(axis=1) for start in range(0, rows.shape[1], SUMMED)]
+    return np.sum(blocks, axis=0, dtype=np.float64)
 
 
 def _solve(gram: np.ndarray, ridge: float, target: np.ndarray) -> tuple[np.ndarray, float]:

@@ -13,7 +13,7 @@ MATRIX_OPS = ("Gemm", "MatMul")
 
 @dataclass(frozen=True)
 class LinearNode:
-    """A Conv, Gemm or MatMul with a constant weight, as `output = rows @ matrix.T + bias`.
+    """A Conv, ConvTranspose, Gemm or MatMul with a constant weight, as `output = rows @ matrix.T + bias`.
 
     `data_slot`, `weight_slot`: its inputs. `groups`: convolution groups. `alpha`: Gemm's factor.
     """
@@ -41,7 +41,12 @@ class LinearNode:
     @property
     def is_convolution(self) -> bool:
         """Whether channels are axis 1 and space follows."""
-        return self.node.op_type == "Conv"
+        return self.node.op_type in ("Conv", "ConvTranspose")
+
+    @property
+    def transposed(self) -> bool:
+        """Whether this is a ConvTranspose, whose weight has its inputs first."""
+        return self.node.op_type == "ConvTranspose"
 
     @property
     def attributes(self) -> dict[str, object]:
@@ -52,18 +57,21 @@ class LinearNode:
         """The weight as float64 (groups, outputs per group, inputs of a row); a convolution's inputs tap by tap."""
         value = weight.astype(np.float64)
         if self.is_convolution:
+            value = np.swapaxes(value, 0, 1) if self.transposed else value
             return np.moveaxis(value, 1, -1).reshape(self.groups, len(value) // self.groups, -1)
         return (value if self._outputs_first else value.T)[None] * self._alpha
 
     def channels_read(self, weight: np.ndarray) -> int:
         """How many input channels one output of this weight sums over."""
-        return weight.shape[1 if self.is_convolution or self._outputs_first else 0]
+        return weight.shape[0 if self.transposed or not (self.is_convolution or self._outputs_first) else 1]
 
     def weight_like(self, matrix: np.ndarray, weight: np.ndarray) -> np.ndarray:
         """The inverse of `matrix`: a weight of the shape and type of `weight`."""
         if self.is_convolution:
-            outputs, channels, *kernel = weight.shape
+            first, second, *kernel = weight.shape
+            outputs, channels = (second, first) if self.transposed else (first, second)
             value = np.moveaxis(matrix.reshape(outputs, *kernel, channels), -1, 1)
+            value = np.swapaxes(value, 0, 1) if self.transposed else value
             return np.ascontiguousarray(value.astype(weight.dtype))
         value = matrix[0] / self._alpha
         return np.ascontiguousarray((value if self._outputs_first else value.T).astype(weight.dtype))
@@ -81,12 +89,17 @@ class LinearNode:
 
 def linear_node(node: onnx.NodeProto, weights: dict[str, np.ndarray]) -> LinearNode | None:
     """`node` as a LinearNode; None where it is none, or of a form that rows do not describe."""
-    if node.op_type == "Conv" and node.input[1] in weights:
-        group = next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
-        return LinearNode(node, 0, 1, group)
-    if node.op_type in MATRIX_OPS and node.input[1] in weights and weights[node.input[1]].ndim == 2:
-        flipped = any(attribute.name == "transA" and attribute.i for attribute in node.attribute)
-        return None if flipped else LinearNode(node, 0, 1)
+    if len(node.input) < 2 or node.input[1] not in weights:
+        return None
+    attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+    if node.op_type == "Conv":
+        return LinearNode(node, 0, 1, attributes.get("group", 1))
+    if node.op_type == "ConvTranspose":
+        plain = attributes.get("group", 1) == 1 and "output_shape" not in attributes
+        return LinearNode(node, 0, 1) if plain and attributes.get("auto_pad", b"NOTSET") == b"NOTSET" else None
+    if node.op_type in MATRIX_OPS and weights[node.input[1]].ndim == 2:
+        readable = not attributes.get("transA") and attributes.get("alpha", 1.0) != 0
+        return LinearNode(node, 0, 1) if readable else None
     return None
 
 
@@ -114,21 +127,22 @@ def sample_rows(
     """
     if not layer.is_convolution:
         return data.reshape(-1, data.shape[-1])[positions][None]
-    space = output_shape[2:]
-    attributes = layer.attributes
+    attributes, space, size = layer.attributes, output_shape[2:], data.shape[2:]
     strides = attributes.get("strides") or [1] * len(space)
     dilations = attributes.get("dilations") or [1] * len(space)
-    before, after = _padding(attributes, data.shape[2:], kernel, space, strides, dilations)  # type: ignore[arg-type]
-    padded = np.pad(data, [(0, 0), (0, 0), *zip(before, after, strict=True)])
-    padded = np.ascontiguousarray(np.moveaxis(padded, 1, -1))
+    padding = _padding(attributes, size, kernel, space, strides, dilations)  # type: ignore[arg-type]
     sample, *place = np.unravel_index(positions, (len(data), *space))
-    taps = np.stack([grid.ravel() for grid in np.indices(kernel)])
-    where = [
-        p[:, None] * stride + tap * dilation
-        for p, stride, tap, dilation in zip(place, strides, taps, dilations, strict=True)  # type: ignore[call-overload]
-    ]
-    flat = np.ravel_multi_index((sample[:, None], *where), padded.shape[:-1])
-    rows = padded.reshape(-1, padded.shape[-1]).take(flat, axis=0)
+    taps = np.indices(kernel).reshape(len(kernel), -1)
+    read, inside = [], np.ones((len(positions), taps.shape[1]), bool)
+    for axis, (stride, dilation) in enumerate(zip(strides, dilations, strict=True)):  # type: ignore[call-overload]
+        at, tap = place[axis][:, None], taps[axis] * dilation - padding[axis]
+        source, off = np.divmod(at - tap, stride) if layer.transposed else (at * stride + tap, 0)
+        inside &= (source >= 0) & (source < size[axis]) & (off == 0)
+        read.append(np.clip(source, 0, size[axis] - 1))
+    flat = np.ravel_multi_index((np.broadcast_to(sample[:, None], inside.shape), *read), (len(data), *size))
+    channels_last = np.ascontiguousarray(np.moveaxis(data, 1, -1))
+    rows = channels_last.reshape(-1, data.shape[1]).take(flat, axis=0)
+    rows[~inside] = 0
     split = rows.reshape(*flat.shape, layer.groups, -1)
     return np.moveaxis(split, 2, 0).reshape(layer.groups, len(positions), -1)
 
@@ -140,15 +154,13 @@ def _padding(
     output: tuple[int, ...],
     strides: list[int],
     dilations: list[int],
-) -> tuple[list[int], list[int]]:
-    """Zeros before and after each spatial axis, as `pads` or `auto_pad` say."""
+) -> list[int]:
+    """Zeros before each spatial axis, as `pads` or `auto_pad` say."""
     mode = attributes.get("auto_pad", b"NOTSET")
     if mode in (b"SAME_UPPER", b"SAME_LOWER"):
         total = [
             max((o - 1) * s + (k - 1) * d + 1 - n, 0)
             for o, s, k, d, n in zip(output, strides, kernel, dilations, size, strict=True)
         ]
-        small, large = [t // 2 for t in total], [t - t // 2 for t in total]
-        return (small, large) if mode == b"SAME_UPPER" else (large, small)
-    pads = list(attributes.get("pads") or [0] * (2 * len(size)))  # type: ignore[call-overload]
-    return pads[: len(size)], pads[len(size) :]
+        return [t // 2 if mode == b"SAME_UPPER" else t - t // 2 for t in total]
+    return list(attributes.get("pads") or [0] * len(size))[: len(size)]  # type: ignore[call-overload]

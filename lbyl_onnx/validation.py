@@ -25,7 +25,7 @@ Source = str | Path | onnx.ModelProto | Model
 Data = str | Path | Mapping[str, np.ndarray] | None
 
 CHUNK = 2**20
-BATCH_LIMIT = 16
+BATCH_LIMIT = 4
 LATENCY_SECONDS = 0.6
 LATENCY_PAIRS = (3, 200)
 
@@ -181,6 +181,7 @@ class _Errors:
     elements: int = 0
     largest: float = 0.0
     total: float = 0.0
+    magnitude: float = 0.0
     signal: float = 0.0
     power: float = 0.0
     product: float = 0.0
@@ -211,6 +212,7 @@ class _Errors:
         self.elements += error.size
         self.largest = max(self.largest, float(error.max(initial=0)))
         self.total += float(error.sum())
+        self.magnitude += float(np.abs(old).sum())
         self.noise += float(error @ error)
         self.signal += float(old @ old)
         self.power += float(new @ new)
@@ -218,6 +220,7 @@ class _Errors:
 
     def result(self) -> OutputComparison:
         ratio = self.signal / self.noise if self.noise else math.inf
+        alone = math.inf if self.total else 0.0
         norms = math.sqrt(self.signal) * math.sqrt(self.power)
         return OutputComparison(
             name=self.name,
@@ -226,6 +229,7 @@ class _Errors:
             mean_error=self.total / max(self.elements, 1),
             sqnr_db=10 * math.log10(ratio) if ratio else -math.inf,
             cosine=min(self.product / norms, 1.0) if norms else float(self.signal == self.power),
+            ware=self.total / self.magnitude if self.magnitude else alone,
             top1_agreement=None if self.agreeing is None else self.agreeing / self.samples,
         )
 

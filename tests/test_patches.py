@@ -169,7 +169,8 @@ def test_channels_read(op, inputs, attributes, weight, expected):
         ("MatMul", ["x", "w"], {}, (5,)),
         ("Gemm", ["x", "w"], {"transA": 1}, (5, 4)),
         ("Conv", ["x", "computed"], {}, (4, 3, 3, 3)),
-        ("ConvTranspose", ["x", "w"], {}, (3, 4, 3, 3)),
+        ("ConvTranspose", ["x", "w"], {"group": 3}, (3, 4, 3, 3)),
+        ("Gemm", ["x", "w"], {"alpha": 0.0}, (5, 4)),
         ("Relu", ["x"], {}, (5,)),
     ],
 )
@@ -178,3 +179,36 @@ def test_forms_that_rows_do_not_describe(op, inputs, attributes, weight):
         inputs = ["x", "w"]  # a node of another kind, whatever it reads
     node = helper.make_node(op, inputs, ["y"], **attributes)
     assert linear_node(node, {"w": np.zeros(weight, np.float32)}) is None
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"strides": 2},
+        {"strides": 3, "output_padding": 1},
+        {"dilations": 2, "strides": 2},
+        {"pads": 1, "strides": 2},
+        {"pads": 1, "strides": 2, "output_padding": 1, "dilations": 2},
+    ],
+    ids=str,
+)
+def test_transposed_convolutions(rank, options):
+    graph = Builder()
+    attributes = {name: [value] * rank * (2 if name == "pads" else 1) for name, value in options.items()}
+    weight, bias = graph.weight(4, 3, *[3] * rank), graph.rng.standard_normal(3)
+    x = graph.input(("N", 4, *SIZES[rank]))
+    output = graph.node("ConvTranspose", x, weight, graph.constant(bias), **attributes)
+    layer = assert_rows(graph, output, bias)
+    assert layer.transposed and layer.channels_read(np.zeros((4, 3, 3))) == 4
+
+
+@pytest.mark.parametrize(
+    "attributes", [{"group": 2}, {"auto_pad": "SAME_UPPER", "strides": [2, 2]}, {"output_shape": [9, 11]}], ids=str
+)
+def test_transposed_convolutions_that_rows_do_not_describe(attributes):
+    graph = Builder()
+    x = graph.input(("N", 4, 5, 6))
+    model = load_model(graph.model(graph.node("ConvTranspose", x, graph.weight(4, 3, 3, 3), **attributes)))
+    assert linear_node(model.proto.graph.node[0], model.weights) is None

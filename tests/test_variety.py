@@ -5,6 +5,7 @@ import pytest
 from graphs import Builder
 from hypothesis import given
 from hypothesis import strategies as st
+
 from lbyl_onnx import variety
 from lbyl_onnx.calibration import calibrate
 from lbyl_onnx.model_file import load_model
