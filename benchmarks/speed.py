@@ -13,10 +13,11 @@ import tempfile
 import time
 from pathlib import Path
 
+from lbyl_onnx import compress, load  # isort: skip: before numpy, whose threads it keeps from spinning
+
 import onnx
 from material import require, zoo
 
-from lbyl_onnx import compress, load
 from lbyl_onnx.calibration import calibrate
 from lbyl_onnx.runtime import open_session, run
 

@@ -21,7 +21,7 @@ ELEMENTS = 64 * 3 * 224 * 224
 MIN_SAMPLES, MAX_SAMPLES = 64, 512
 MAX_VECTORS = 4096
 """The limit for a model without convolutions, whose layers see one row a sample, not one a position."""
-BATCH_ELEMENTS = 4 * 3 * 224 * 224
+BATCH_ELEMENTS = 2 * 3 * 224 * 224
 MAX_BATCH = 128
 
 
@@ -33,6 +33,11 @@ class Calibration:
     batches: list[dict[str, np.ndarray]]
     synthetic: bool
     source: str
+
+    @property
+    def elements(self) -> int:
+        """Elements of all inputs."""
+        return sum(array.size for batch in self.batches for array in batch.values())
 
     def first(self, elements: int) -> Calibration:
         """The first batches, at least one, with about as many `elements` of input."""

@@ -24,7 +24,7 @@ STEPS = 64
 """Elimination proceeds in about this many steps; groups of at most STEPS units lose one a step."""
 MEASURED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 """Operators of consumers whose input `data_axis` knows."""
-MAX_ROWS = 16384
+MAX_ROWS = 8192
 MAX_ELEMENTS = 16 * 3 * 224 * 224
 """Elements of input that the choice rests on at most; large images give more than enough positions."""
 

@@ -13,6 +13,7 @@ real samples every layer is fitted, not only those that lost inputs.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,13 +70,14 @@ class _Lockstep:
     def __init__(self, analysis: Analysis, plan: Plan, calibration: Calibration, provider: str, seed: int) -> None:
         self.fitted = cut(analysis, plan.kept)
         self.layers: dict[str, LayerFit] = {}
-        front = len(calibration.first(MAX_ELEMENTS).batches)
-        self.original = CalibratedRun(analysis.model, calibration, provider, front)
-        self.ours = CalibratedRun(self.fitted, calibration, provider, front)
+        front = calibration.first(MAX_ELEMENTS)
+        self.original = CalibratedRun(analysis.model, calibration, provider, len(front.batches))
+        self.ours = CalibratedRun(self.fitted, calibration, provider, len(front.batches))
+        self._elements, self._front = calibration.elements, front.elements
+        self._probed = sum(math.prod(analysis.probe.tensors[name].shape) for name in calibration.batches[0])
         self._analysis = analysis
         self._kept = plan.kept
         self._synthetic = calibration.synthetic
-        self._lagging = True
         self._rng = np.random.default_rng(seed)
         self._places = OutputFinder(self.fitted)
 
@@ -101,20 +103,10 @@ class _Lockstep:
         elif not self._normalised(place) and self._recalibrate(place):
             self.layers[place.name] = LayerFit(recalibrated=True)
 
-    def _run_to(self, name: str, axis: int, ours: str, rows: int) -> int:
-        """Run the original to a tensor with channels on `axis`, and ours to another one; how many rows they hold.
-
-        While the front batches give as many as `rows`, the others lag behind.
-        """
-        if self._lagging:
-            self.original.run.reach(name, lagging=True)
-            self._lagging = self._rows(name, axis) >= rows
-        self.original.run.reach(name, self._lagging)
-        self.ours.run.reach(ours, self._lagging)
-        return self._rows(name, axis)
-
-    def _rows(self, name: str, axis: int) -> int:
-        return sum(value.size // max(value.shape[axis], 1) for value in self.original.run.values(name))
+    def _rows(self, name: str, axis: int, elements: int) -> float:
+        """About how many rows a tensor with channels on `axis` has for so many elements of the inputs."""
+        shape = self._analysis.probe.tensors[name].shape
+        return math.prod(shape) / max(shape[axis], 1) * elements / self._probed
 
     def _normalised(self, place: OutputChannels) -> bool:
         """Whether a BatchNormalization behind the layer uses the samples' statistics, which matches them by itself."""
@@ -130,15 +122,18 @@ class _Lockstep:
         lossy = layer.channels_read(after) < layer.channels_read(before)
         if not (lossy or not self._synthetic):
             return None
-        rows = max(MIN_ROWS, ROWS_PER_INPUT * min(present.shape[2], MAX_INPUTS))
-        found = self._run_to(layer.data, 1 if layer.is_convolution else -1, layer.data, rows)
-        if lossy and (present.shape[2] > MAX_INPUTS or found < present.shape[2]):
-            mixed = self._mix(layer, place, rows)
+        inputs = present.shape[2]
+        rows = max(MIN_ROWS, ROWS_PER_INPUT * min(inputs, MAX_INPUTS))
+        lagging = self._rows(place.name, place.axis, self._front) >= rows
+        self.ours.run.reach(layer.data, lagging=lagging)
+        if lossy and (inputs > MAX_INPUTS or self._rows(place.name, place.axis, self._elements) < inputs):
+            self.original.run.reach(layer.data, lagging=lagging)
+            mixed = self._mix(layer, place, inputs, rows)
             if mixed is not None:
                 return mixed
-        if present.shape[2] > MAX_INPUTS:
+        if inputs > MAX_INPUTS:
             return None
-        self.original.run.reach(place.name, self._lagging)
+        self.original.run.reach(place.name, lagging=lagging)
         moments = self._moments(layer, after, rows)
         if not moments.finite:
             return None
@@ -151,22 +146,20 @@ class _Lockstep:
         moved = self._match(place, fitted.wanted, statistics)
         return LayerFit(fitted.error, fitted.condition, moved is not None)
 
-    def _mix(self, layer: LinearNode, place: OutputChannels, rows: int) -> LayerFit | None:
-        """Mix the layer's input channels; None where they cannot be told apart."""
+    def _mix(self, layer: LinearNode, place: OutputChannels, inputs: int, rows: int) -> LayerFit | None:
+        """Mix the layer's input channels; None where these cannot be told apart or are as many as its `inputs`."""
         labels = self._analysis.labelling.axes.get(layer.data, [None])[1 if layer.is_convolution else -1]
         if labels is None or layer.groups > 1:
             return None
         classes = self._analysis.classes.class_of[labels]
         left = self._kept[classes]
         before, after = repeats(classes), repeats(classes[left])
-        if before is None or after is None:
+        if before is None or after is None or len(after.features) == inputs:
             return None
         moments = RowMoments(1, len(before.features), len(after.features))
-        share = rows // (self.ours.run.level * before.features.shape[1]) + 1
         ours, original = self.ours.run.values(layer.data), self.original.run.values(layer.data)
         for found, wanted in zip(ours, original, strict=True):
-            total = position_count(wanted, layer)
-            positions = np.arange(total) if total <= share else self._rng.choice(total, share, replace=False)
+            positions = self._positions(wanted, layer, rows // before.features.shape[1])
             x, y = (rows_at(value, layer, positions) for value in (found, wanted))
             moments.add(after.rows(x)[None], before.rows(y))
         if not moments.finite:
@@ -183,14 +176,17 @@ class _Lockstep:
         moments = RowMoments(*layer.matrix(weight).shape)
         kernel = weight.shape[2:] if layer.is_convolution else ()
         kept = self._kept_channels(layer.output, 1 if layer.is_convolution else -1)
-        share = rows // self.ours.run.level + 1
         ours, original = self.ours.run.values(layer.data), self.original.run.values(layer.output)
         for data, output in zip(ours, original, strict=True):
-            total = position_count(output, layer)
-            positions = np.arange(total) if total <= share else self._rng.choice(total, share, replace=False)
+            positions = self._positions(output, layer, rows)
             taken = sample_rows(layer, data, kernel, positions, output.shape)
             moments.add(taken, rows_at(output, layer, positions)[:, kept])
         return moments
+
+    def _positions(self, value: np.ndarray, layer: LinearNode, rows: int) -> np.ndarray:
+        """Positions in one batch's value, as many as make about `rows` over all batches."""
+        total, share = position_count(value, layer), rows // self.ours.run.level + 1
+        return np.arange(total) if total <= share else self._rng.choice(total, share, replace=False)
 
     def _kept_channels(self, name: str, axis: int) -> np.ndarray:
         labels = self._analysis.labelling.axes[name][axis]

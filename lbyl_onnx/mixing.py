@@ -1,7 +1,8 @@
 """Mix a layer's input channels: a fit with few unknowns, for layers whose whole rows would need more samples.
 
-Every channel u of the original's input is expressed by the channels k of the cut model's own, a_u = sum_k T_uk a_k + c_u,
-and the layer reads that: W'_k = sum_u T_uk W_u, the same T at every tap of a kernel and at every position of a Flatten.
+Every channel u of the original's input is expressed by the channels k of the cut model's own,
+a_u = sum_k T_uk a_k + c_u, and the layer reads that: W'_k = sum_u T_uk W_u, with the same T at every tap of a kernel
+and at every position of a Flatten.
 """
 
 from __future__ import annotations

@@ -133,7 +133,7 @@ class RowMoments:
 def _sums(rows: np.ndarray) -> np.ndarray:
     """Sums over axis 1, float64: of blocks in the rows' own precision, then of these."""
     blocks = [rows[:, start : start + SUMMED].sum(axis=1) for start in range(0, rows.shape[1], SUMMED)]
-    return np.sum(blocks, axis=0, dtype=np.float64)
+    return np.array(blocks, np.float64).sum(axis=0)
 
 
 def _solve(gram: np.ndarray, ridge: float, target: np.ndarray) -> tuple[np.ndarray, float]:

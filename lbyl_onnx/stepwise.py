@@ -64,15 +64,18 @@ class StepwiseRun:
         """How many batches are level with the first."""
         return self._reached.count(self._reached[0])
 
-    def reach(self, name: str, lagging: bool = False) -> None:
-        """Run all nodes up to the one that makes tensor `name`; with `lagging`, only for the front batches."""
-        self._run_to(self._maker.get(name, -1) + 1, name, lagging)
+    def reach(self, *names: str, lagging: bool = False) -> None:
+        """Run all nodes up to those that make the tensors `names`; with `lagging`, only for the front batches."""
+        self._run_to(max(self._maker.get(name, -1) + 1 for name in names), names, lagging)
 
     def finish(self) -> None:
-        """Run all nodes that are left and forget their values."""
-        self._run_to(len(self._nodes), "", lagging=False)
+        """Run to the last stop, where there is one ahead."""
+        if self._stops:
+            last = self._stops[-1]
+            self._run_to(last, (), lagging=False)
+            self._run_to(last + 1, (), lagging=True)
 
-    def _run_to(self, target: int, wanted: str, lagging: bool) -> None:
+    def _run_to(self, target: int, wanted: tuple[str, ...], lagging: bool) -> None:
         everything = range(self._front if lagging else len(self._values))
         while True:
             if not lagging and self._reached[-1] < self._reached[0]:
@@ -103,12 +106,12 @@ class StepwiseRun:
         self._values = []
         self._folder.cleanup()
 
-    def _advance(self, batches: range, end: int, wanted: str) -> None:
+    def _advance(self, batches: range, end: int, wanted: tuple[str, ...]) -> None:
         stretch = self._nodes[self._reached[batches[0]] : end]
         made = {name for node in stretch for name in node.output if name}
         needed = {name for node in stretch for name in reads(node)} - made
         inputs = [name for name in self._values[batches[0]] if name in needed]
-        later = [name for name in made if name == wanted or self._last_use.get(name, -1) >= end]
+        later = [name for name in made if name in wanted or self._last_use.get(name, -1) >= end]
         outputs = sorted(name for name in later if name not in self.model.weights)
         if outputs:
             model = self._stretch(stretch, self._values[batches[0]], inputs, outputs)
@@ -116,7 +119,7 @@ class StepwiseRun:
         for index in batches:
             batch = self._values[index]
             results = run(session, {name: _in_memory(batch[name]) for name in inputs}, outputs) if outputs else []
-            for name in [name for name in batch if self._last_use.get(name, -1) < end and name != wanted]:
+            for name in [name for name in batch if self._last_use.get(name, -1) < end and name not in wanted]:
                 self._drop(batch, name)
             for name, value in zip(outputs, results, strict=True):
                 self._store(batch, name, value)

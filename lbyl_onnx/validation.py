@@ -26,7 +26,7 @@ Data = str | Path | Mapping[str, np.ndarray] | None
 
 CHUNK = 2**20
 BATCH_LIMIT = 4
-LATENCY_SECONDS = 0.6
+LATENCY_SECONDS = 0.4
 LATENCY_PAIRS = (3, 200)
 
 
