@@ -9,7 +9,7 @@ from conftest import ROOT, shared, shared_files
 from graphs import Builder
 from onnx import TensorProto
 
-from lbyl_onnx import moments
+from lbyl_onnx import fitting, moments
 from lbyl_onnx.calibration import calibrate
 from lbyl_onnx.compression import compress
 from lbyl_onnx.fitting import MAX_RESCALE, rescaling
@@ -321,6 +321,44 @@ def test_grouped_and_dilated_consumers():
     assert_restores(graph.model(dilated, grouped))
 
 
+def flattened():
+    """A convolution in front of Flatten and Gemm, whose rows are far longer than there are samples."""
+    graph = Builder(seed=2)
+    hidden = graph.node("Relu", graph.conv(graph.input(("N", 3, 12, 12)), 3, 12, name="producer"))
+    return load_model(graph.model(graph.gemm(graph.node("Flatten", hidden), 12 * 144, 6, name="head")))
+
+
+@pytest.mark.parametrize("data", ["synthetic", "given"])
+def test_rows_longer_than_their_number_are_mixed(data, monkeypatch):
+    """Better on foreign samples than the fit of whole rows, which has far more unknowns than samples."""
+    model = flattened()
+    calibration = "synthetic" if data == "synthetic" else normal(model, 64, seed=1)
+    foreign = synthetic_inputs(model, 64, seed=9) if data == "synthetic" else normal(model, 64, seed=2)
+    options = {"calibration": calibration, "samples": 64, "include": "producer"}
+    ours, report = compressed(model, 0.5, **options)
+    group = group_of(report, "producer")
+    assert group.restored == "moments" and group.note is None and "head" in group.recalibrated
+    plain, _ = compressed(model, 0.5, restore="none", **options)
+    monkeypatch.setattr(fitting, "repeats", lambda classes: None)
+    whole, _ = compressed(model, 0.5, **options)
+    errors = [min(sqnr(model, each, foreign)) for each in (ours, whole, plain)]
+    assert errors == sorted(errors, reverse=True)
+
+
+def test_long_rows_of_a_convolution_are_mixed(monkeypatch):
+    graph = Builder(seed=2)
+    hidden = graph.node("Relu", graph.conv(graph.input(("N", 3, 12, 12)), 3, 12, name="producer"))
+    model = load_model(graph.model(graph.conv(hidden, 12, 6, name="consumer")))
+    whole, _ = compressed(model, 0.5, include="producer")
+    monkeypatch.setattr(fitting, "MAX_INPUTS", 20)
+    ours, report = compressed(model, 0.5, include="producer")
+    assert group_of(report, "producer").restored == "moments"
+    plain, _ = compressed(model, 0.5, include="producer", restore="none")
+    inputs = synthetic_inputs(model, 32, seed=9)
+    errors = [min(sqnr(model, each, inputs)) for each in (whole, ours, plain)]
+    assert errors[0] > errors[1] > errors[2]
+
+
 def test_transposed_convolutions_as_consumers():
     graph = Builder(seed=2)
     hidden = graph.node("Relu", graph.conv(graph.input(("N", 3, 8, 8)), 3, 12, name="producer"))
@@ -562,3 +600,15 @@ def test_accuracy_of_real_networks(name, ratio, no_data, with_data):
     given = {model.proto.graph.input[0].name: pictures(f"{kind}_calibration")[0]}
     found = [accuracy(compressed(model, ratio, calibration=c)[0], *evaluated) for c in ("synthetic", given)]
     assert found[0] >= no_data and found[1] >= with_data, found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scope", ["chains", "all"])
+@pytest.mark.parametrize("name", ["resnet20_cifar10", "resnet20_cifar10_folded", "lenet_300_100_fashion"])
+def test_not_worse_than_none_on_real_images(name, scope):
+    """Without data, on images that nothing was fitted to."""
+    model = load_model(shared("models", f"{name}.onnx"))
+    images, _ = pictures("cifar10_eval" if "cifar10" in name else "fashion_mnist_test")
+    inputs = {model.proto.graph.input[0].name: images[:500]}
+    ours, plain = (compressed(model, 0.3, scope=scope, restore=method)[0] for method in ("moments", "none"))
+    assert min(sqnr(model, ours, inputs)) > min(sqnr(model, plain, inputs))
