@@ -24,7 +24,8 @@ STEPS = 64
 """Elimination proceeds in about this many steps; groups of at most STEPS units lose one a step."""
 MEASURED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 """Operators of consumers whose input `data_axis` knows."""
-MAX_ROWS = 8192
+MAX_ROWS, ROW_ELEMENTS = 16384, 2**22
+"""Rows that moments rest on at most, or as many as hold so many elements, whichever is more."""
 MAX_ELEMENTS = 16 * 3 * 224 * 224
 """Elements of input that the choice rests on at most; large images give more than enough positions."""
 
@@ -184,7 +185,7 @@ def _measure(
     name, axis = data_axis(analysis, consumer)
     run.reach(name)
     statistics = ConsumerStatistics(consumer, units, analysis.model.weights[consumer.weight])
-    limit = max(MAX_ROWS // batches, 1)
+    limit = max(MAX_ROWS // batches, ROW_ELEMENTS // (len(consumer.units) * batches), 1)
     for value in run.values(name):
         rows = np.moveaxis(value, axis, -1).reshape(-1, value.shape[axis])
         statistics.add(rows if len(rows) <= limit else rows[rng.choice(len(rows), limit, replace=False)])

@@ -20,7 +20,6 @@ import numpy as np
 import onnx
 
 from .calibration import Calibration
-from .elimination import MAX_ELEMENTS
 from .groups import Analysis
 from .layers import LayerReader
 from .mixing import mixed_weight, repeats
@@ -37,7 +36,11 @@ MAX_INPUTS = 5120
 """Longest row that is fitted whole; layers with longer ones, or with fewer rows than a row is long, have their input
 channels mixed."""
 MIN_ROWS, ROWS_PER_INPUT = 8192, 4
-"""Rows that a fit rests on where there are as many: the larger of MIN_ROWS and ROWS_PER_INPUT for each input."""
+"""Rows that a fit should rest on: the larger of MIN_ROWS and ROWS_PER_INPUT for each input."""
+FRONT_ELEMENTS = 12 * 3 * 224 * 224
+"""Elements of input that go in front, as long as they give enough rows."""
+ROW_ELEMENTS = 2**22
+"""More rows are taken where those that hold so many elements, outputs included, are more."""
 MAX_RESCALE = 3.0
 NEGLIGIBLE = 1e-6
 
@@ -70,7 +73,7 @@ class _Lockstep:
     def __init__(self, analysis: Analysis, plan: Plan, calibration: Calibration, provider: str, seed: int) -> None:
         self.fitted = cut(analysis, plan.kept)
         self.layers: dict[str, LayerFit] = {}
-        front = calibration.first(MAX_ELEMENTS)
+        front = calibration.first(FRONT_ELEMENTS)
         self.original = CalibratedRun(analysis.model, calibration, provider, len(front.batches))
         self.ours = CalibratedRun(self.fitted, calibration, provider, len(front.batches))
         self._elements, self._front = calibration.elements, front.elements
@@ -134,7 +137,7 @@ class _Lockstep:
         if inputs > MAX_INPUTS:
             return None
         self.original.run.reach(place.name, lagging=lagging)
-        moments = self._moments(layer, after, rows)
+        moments = self._moments(layer, after, max(rows, ROW_ELEMENTS // sum(present.shape[1:])))
         if not moments.finite:
             return None
         fitted = moments.solve(present, centred=place.takes_shift)
