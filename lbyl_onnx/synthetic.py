@@ -17,7 +17,7 @@ VOLUME_SIZE = 32
 UNKNOWN_VOCABULARY = 10
 LARGEST_TOKEN = 100
 
-PAINTED_TOGETHER = 16
+PAINTED_TOGETHER, PIXELS_TOGETHER = 64, 2**20
 SMALL = 112
 LEAVES_PER_SQUARE = 120
 COLOUR_CORRELATION = 0.89
@@ -283,8 +283,9 @@ def dead_leaves(
     rng = np.random.default_rng(seed)
     zoom = 2 if min(height, width) < SMALL else 1
     images = np.empty((samples, channels, height, width), np.float32)
-    for start in range(0, samples, PAINTED_TOGETHER):
-        part = images[start : start + PAINTED_TOGETHER]
+    together = max(1, min(PAINTED_TOGETHER, PIXELS_TOGETHER // (height * width * zoom**2)))
+    for start in range(0, samples, together):
+        part = images[start : start + together]
         fine = _paint(rng, len(part), channels, height * zoom, width * zoom)
         part[:] = fine if zoom == 1 else fine.reshape(*part.shape[:3], zoom, width, zoom).mean((3, 5))
     return images

@@ -380,6 +380,7 @@ def test_synthetic_samples_are_ranked_under_their_own_statistics():
 
 def test_positions_are_sampled_by_the_seed(monkeypatch):
     monkeypatch.setattr(elimination, "MAX_ROWS", 60)
+    monkeypatch.setattr(elimination, "ROW_ELEMENTS", 60)
     graph = Builder()
     analysis = analysed(graph.model(graph.conv(producer_of(graph), 8, 4)))
     calibration = real(analysis.model, 8, 8)
