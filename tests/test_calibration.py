@@ -96,7 +96,7 @@ def test_shapes_and_normalisation_reach_the_generator():
     images = joined(calibrated, "image")
     assert images.shape == (2, 3, 16, 12)
     np.testing.assert_array_equal(images, synthetic_inputs(model, 2, 0, {"image": (1, 3, 16, 12)}, scaling)["image"])
-    assert images.min() >= -0.6 and images.max() <= 1.8
+    assert images.min() >= np.float32(-0.6) and images.max() <= np.float32(1.8)
 
 
 @pytest.mark.parametrize(("batch", "samples", "runs"), [(1, 3, 3), (4, 8, 2), (4, 9, 3)])
