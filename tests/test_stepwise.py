@@ -367,3 +367,25 @@ def test_batch_normalisation_of_vectors_and_of_channels_that_do_not_vary():
     np.testing.assert_allclose(found.mean(axis=0)[1:], beta[1:], atol=1e-3)
     np.testing.assert_allclose(found[:, 0], beta[0], atol=0.05)
     calibrated.run.close()
+
+
+@pytest.mark.parametrize("front", [1, 2])
+def test_batches_that_lag_behind_catch_up(front):
+    """Only the front batches go through every stop; the others give a plain run's values once they are level."""
+    graph = Builder(seed=5)
+    stem = graph.node("Relu", graph.conv(graph.input(("N", 3, 6, 5)), 3, 4))
+    hidden = graph.node("Relu", graph.conv(stem, 4, 4))
+    model = load_model(graph.model(graph.node("Add", stem, graph.node("Sigmoid", hidden))))
+    batches = batches_of(4, 4, 2)
+    names = [name for name in made(model) if name not in model.weights]
+    lagging_run = StepwiseRun(model, batches, "cpu", front=front)
+    try:
+        for index, (name, expected) in enumerate(zip(names, plain(model, batches, names), strict=True)):
+            lagging = index % 3 != 2
+            lagging_run.reach(name, lagging=lagging)
+            found = list(lagging_run.values(name))
+            assert len(found) == lagging_run.level == (front if lagging else len(batches))
+            for left, right in zip(found, expected, strict=False):
+                np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-5)
+    finally:
+        lagging_run.close()
