@@ -26,6 +26,8 @@ Data = str | Path | Mapping[str, np.ndarray] | None
 
 CHUNK = 2**20
 BATCH_LIMIT = 4
+"""Samples that are compared at once where there are more than ONE_BY_ONE."""
+ONE_BY_ONE = 64
 LATENCY_SECONDS = 0.4
 LATENCY_PAIRS = (3, 200)
 
@@ -46,7 +48,8 @@ def validate(
     None: `samples` synthetic inputs from `seed`. Where the model's batch axis is fixed to B, samples beyond
     a multiple of B are left out. Outputs are compared slice by slice, so any number of samples fits in
     memory; elements that are not finite in the original are left out of the errors. Latencies are medians of
-    alternating runs of one sample, or one batch of B.
+    alternating runs of one sample, or one batch of B: those of the comparison where it takes no more at once, and as
+    many again of the first sample as LATENCY_SECONDS allow.
 
     Raises UsageError for data that does not fit the model, ModelError where the original does not load or
     run, ValidationFailed where the compressed model does not, has other inputs, outputs or shapes, or is not
@@ -60,10 +63,10 @@ def validate(
         raise ValidationFailed(f"the compressed model does not load: {error}") from error
     _check_interface(before, after)
     evaluation = _evaluation(model, data, samples, seed)
-    comparison = _Comparison(evaluation)
-    comparison.run(before, after)
     feed = next(feed_batches(before, evaluation.inputs, limit=1))
-    latency_before, latency_after = _latencies(before, after, feed)
+    comparison = _Comparison(evaluation, _rows(feed))
+    comparison.run(before, after)
+    latency_before, latency_after = _latencies(before, after, feed, comparison.seconds)
     return Validation(
         provider=provider,
         data=evaluation.source,
@@ -248,23 +251,28 @@ def _is_classes(value: np.ndarray, samples: int) -> bool:
 
 
 class _Comparison:
-    """Both models over all samples, slice by slice; `outputs` holds the errors of every numeric output."""
+    """Both models over all samples, slice by slice; `outputs` holds the errors of every numeric output, `seconds` the
+    times of both models' runs on slices of `least` samples."""
 
-    def __init__(self, evaluation: _Evaluation) -> None:
+    def __init__(self, evaluation: _Evaluation, least: int) -> None:
         self.evaluation = evaluation
+        self.least = least
         self.outputs: dict[str, _Errors] = {}
+        self.seconds: list[tuple[float, float]] = []
         self.samples = 0
         self.correct: dict[str, int] = {}
 
     def run(self, before: ort.InferenceSession, after: ort.InferenceSession) -> None:
         names = [value.name for value in before.get_outputs()]
         for feed in feed_batches(before, self.evaluation.inputs, _batch_limit(before, self.evaluation)):
-            old = dict(zip(names, run(before, feed, names), strict=True))
+            old, old_seconds = _timed(before, feed)
             try:
-                new = dict(zip(names, run(after, feed, names), strict=True))
+                new, new_seconds = _timed(after, feed)
             except ModelError as error:
                 raise ValidationFailed(f"the compressed model does not run: {error}") from error
-            self._add(old, new, _rows(feed))
+            if _rows(feed) == self.least:
+                self.seconds.append((old_seconds, new_seconds))
+            self._add(dict(zip(names, old, strict=True)), dict(zip(names, new, strict=True)), _rows(feed))
 
     def _add(self, old: dict[str, Any], new: dict[str, Any], rows: int) -> None:
         numeric = [name for name, value in old.items() if _is_numeric(value)]
@@ -299,11 +307,11 @@ def _check_labels(labels: np.ndarray, output: str, classes: int) -> None:
 
 
 def _batch_limit(session: ort.InferenceSession, evaluation: _Evaluation) -> int:
-    """BATCH_LIMIT, or 1 for a model that declares a dynamic batch but only runs single samples.
+    """1 for few samples and for a model that declares a dynamic batch but only runs single samples, else BATCH_LIMIT.
 
     Raises ModelError where the model runs neither.
     """
-    for limit in (BATCH_LIMIT, 1):
+    for limit in (1,) if _rows(evaluation.inputs) <= ONE_BY_ONE else (BATCH_LIMIT, 1):
         try:
             run(session, next(feed_batches(session, evaluation.inputs, limit)))
             return limit
@@ -316,20 +324,24 @@ def _batch_limit(session: ort.InferenceSession, evaluation: _Evaluation) -> int:
 
 
 def _latencies(
-    before: ort.InferenceSession, after: ort.InferenceSession, feed: dict[str, np.ndarray]
+    before: ort.InferenceSession,
+    after: ort.InferenceSession,
+    feed: dict[str, np.ndarray],
+    pairs: list[tuple[float, float]],
 ) -> tuple[float, float]:
-    """Median milliseconds of one run of each, taken in turns after one warm-up run of each."""
-    pairs: list[tuple[float, float]] = []
-    _seconds(before, feed), _seconds(after, feed)
+    """Median milliseconds of one run of each, taken in turns: of those in `pairs` already, seconds, and of runs of
+    `feed` until there are enough. The first pair warms up and does not count."""
+    pairs = list(pairs)
     least, most = LATENCY_PAIRS
-    end = time.perf_counter() + LATENCY_SECONDS
-    while len(pairs) < least or (len(pairs) < most and time.perf_counter() < end):
-        pairs.append((_seconds(before, feed), _seconds(after, feed)))
-    medians = 1000 * np.median(pairs, axis=0)
+    end = time.perf_counter() + LATENCY_SECONDS - sum(map(sum, pairs))
+    while len(pairs) <= least or (len(pairs) <= most and time.perf_counter() < end):
+        pairs.append((_timed(before, feed)[1], _timed(after, feed)[1]))
+    medians = 1000 * np.median(pairs[1:], axis=0)
     return float(medians[0]), float(medians[1])
 
 
-def _seconds(session: ort.InferenceSession, feed: dict[str, np.ndarray]) -> float:
+def _timed(session: ort.InferenceSession, feed: dict[str, np.ndarray]) -> tuple[list[Any], float]:
+    """The outputs of one run, and its seconds."""
     start = time.perf_counter()
-    run(session, feed)
-    return time.perf_counter() - start
+    values = run(session, feed)
+    return values, time.perf_counter() - start

@@ -50,6 +50,7 @@ def test_identical_models():
 
 def test_measures_follow_their_definitions_over_all_slices(monkeypatch):
     monkeypatch.setattr(validation, "BATCH_LIMIT", 7)
+    monkeypatch.setattr(validation, "ONE_BY_ONE", 7)
     monkeypatch.setattr(validation, "CHUNK", 5)
     x, weight = logits(), np.array([1.0, 0.5, -2.0], np.float32)
     (output,) = validate(scaled(), scaled(weight), {"x": x}).outputs
@@ -100,7 +101,8 @@ def test_static_batch_drops_the_remainder_and_its_labels():
         validate(scaled(batch=4), scaled(batch=4), {"x": x[:3]})
 
 
-def test_a_dynamic_batch_in_name_only_is_run_one_by_one():
+def test_a_dynamic_batch_in_name_only_is_run_one_by_one(monkeypatch):
+    monkeypatch.setattr(validation, "ONE_BY_ONE", 7)
     model = proto_of(
         [helper.make_node("Reshape", ["x", "shape"], ["y"])],
         [("x", TensorProto.FLOAT, ["N", 3])],
@@ -112,7 +114,7 @@ def test_a_dynamic_batch_in_name_only_is_run_one_by_one():
 
 def test_not_finite_where_the_original_is():
     x = np.array([[1, 2, 3], [1, 2, -np.inf]], np.float32)
-    with pytest.raises(ValidationFailed, match=r"output 'y' .* not finite at 3 of 6"):
+    with pytest.raises(ValidationFailed, match=r"output 'y' .* not finite at 2 of 3"):
         validate(scaled(), scaled([1, np.inf, np.inf]), {"x": x})
 
 
@@ -129,7 +131,7 @@ def test_changed_output_shape_and_interface():
         [("x", TensorProto.FLOAT, ["N", 3])],
         [("y", TensorProto.FLOAT, ["N", 6])],
     )
-    with pytest.raises(ValidationFailed, match=r"'y' .* has shape \(4, 6\), the original's \(4, 3\)"):
+    with pytest.raises(ValidationFailed, match=r"'y' .* has shape \(1, 6\), the original's \(1, 3\)"):
         validate(scaled(), wide, samples=4)
     with pytest.raises(ValidationFailed, match="inputs differ"):
         validate(scaled(), scaled(name="z"))
@@ -241,15 +243,39 @@ def test_inputs_of_different_length_and_no_samples():
         validate(both, both, samples=0)
 
 
-def test_latency_takes_turns_and_stops(monkeypatch):
-    durations = {"before": iter([9, 0.003, 0.001, 0.002, 8]), "after": iter([9, 0.006, 0.005, 0.004, 8])}
+def in_turns(monkeypatch, before, after):
+    durations = {"before": iter(before), "after": iter(after)}
     order = []
 
-    def seconds(session, feed):
+    def timed(session, feed):
         order.append(session)
-        return next(durations[session])
+        return [], next(durations[session])
 
-    monkeypatch.setattr(validation, "_seconds", seconds)
+    monkeypatch.setattr(validation, "_timed", timed)
+    return order
+
+
+def test_latency_takes_turns_and_stops(monkeypatch):
+    order = in_turns(monkeypatch, [9, 0.003, 0.001, 0.002, 8], [9, 0.006, 0.005, 0.004, 8])
     monkeypatch.setattr(validation, "LATENCY_SECONDS", 0)
-    assert validation._latencies("before", "after", {}) == pytest.approx((2, 5))
+    assert validation._latencies("before", "after", {}, []) == pytest.approx((2, 5))
     assert order == ["before", "after"] * 4
+
+
+def test_latency_counts_the_runs_of_the_comparison(monkeypatch):
+    order = in_turns(monkeypatch, [0.003], [0.004])
+    monkeypatch.setattr(validation, "LATENCY_SECONDS", 30)
+    compared = [(9, 9), (0.001, 0.006), (0.002, 0.005)]
+    assert validation._latencies("before", "after", {}, [*compared, (9, 9)]) == pytest.approx((2, 6))
+    assert not order
+    monkeypatch.setattr(validation, "LATENCY_SECONDS", 0)
+    assert validation._latencies("before", "after", {}, compared) == pytest.approx((2, 5))
+    assert order == ["before", "after"]
+
+
+def test_few_samples_are_compared_and_timed_one_by_one(monkeypatch):
+    taken = []
+    monkeypatch.setattr(validation, "_latencies", lambda *given: taken.append(len(given[3])) or (1.0, 1.0))
+    for count in (5, 65):
+        assert validate(scaled(), scaled(0.5), {"x": logits(count)}).samples == count
+    assert taken == [5, 1]
