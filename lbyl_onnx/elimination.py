@@ -14,6 +14,8 @@ from scipy import linalg
 
 from .calibration import Calibration
 from .groups import Analysis, WeightAxis
+from .mixing import Repeats
+from .moments import ORIGIN_ROWS, sums
 from .plan import Selection, reasons_to_leave, units_kept
 from .stepwise import CalibratedRun, StepwiseRun
 
@@ -55,9 +57,9 @@ class ConsumerStatistics:
 
     def __init__(self, consumer: WeightAxis, units: int, weight: np.ndarray) -> None:
         own = np.flatnonzero(consumer.units >= 0)
-        self._position = own[np.argsort(consumer.units[own], kind="stable")].reshape(units, -1)
+        self._features = Repeats(own[np.argsort(consumer.units[own], kind="stable")].reshape(units, -1))
         matrix = np.moveaxis(weight.astype(np.float32), consumer.axis, 0)
-        flat = matrix[self._position].reshape(units, -1)
+        flat = matrix[self._features.features].reshape(units, -1)
         self.energy = (flat @ flat.T).astype(np.float64)
         self._sum = np.zeros(units)
         self._gram = np.zeros((units, units))
@@ -66,11 +68,11 @@ class ConsumerStatistics:
 
     def add(self, rows: np.ndarray) -> None:
         """Rows (positions, channels) of the consumer's input."""
-        values = rows[:, self._position].transpose(0, 2, 1).reshape(-1, len(self._sum)).astype(np.float32)
+        values = self._features.rows(rows).astype(np.float32, copy=False)
         if self._rows == 0:
-            self._origin = values.mean(axis=0)
-        values -= self._origin
-        self._sum += values.sum(axis=0, dtype=np.float64)
+            self._origin = values[:ORIGIN_ROWS].mean(axis=0)
+        values = values - self._origin
+        self._sum += sums(values)
         self._gram += values.T @ values
         self._rows += len(values)
 
@@ -132,12 +134,18 @@ def _downdate(inverse: np.ndarray, energy: np.ndarray, units: np.ndarray) -> flo
     lost = float((block * energy[np.ix_(units, units)]).sum())
     transfer = inverse[:, units] @ block
     shared = energy[:, units] - 0.5 * transfer @ energy[np.ix_(units, units)]
-    energy -= np.hstack([transfer, shared]) @ np.hstack([shared, transfer]).T
-    inverse -= transfer @ inverse[units]
+    _subtract_product(energy, np.hstack([transfer, shared]), np.hstack([shared, transfer]))
+    _subtract_product(inverse, transfer, inverse[:, units])
     for matrix in (energy, inverse):
         matrix[units], matrix[:, units] = 0, 0
     inverse[units, units] = 1
     return lost
+
+
+def _subtract_product(matrix: np.ndarray, left: np.ndarray, right: np.ndarray) -> None:
+    """matrix -= left @ right.T, without a temporary of the matrix's size."""
+    gemm = linalg.get_blas_funcs("gemm", (matrix,))
+    gemm(-1, right, left, 1, matrix.T, trans_b=True, overwrite_c=True)
 
 
 def rank_units(

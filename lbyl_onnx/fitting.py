@@ -179,11 +179,12 @@ class _Lockstep:
         moments = RowMoments(*layer.matrix(weight).shape)
         kernel = weight.shape[2:] if layer.is_convolution else ()
         kept = self._kept_channels(layer.output, 1 if layer.is_convolution else -1)
+        left: np.ndarray | slice = slice(None) if kept.all() else kept
         ours, original = self.ours.run.values(layer.data), self.original.run.values(layer.output)
         for data, output in zip(ours, original, strict=True):
             positions = self._positions(output, layer, rows)
             taken = sample_rows(layer, data, kernel, positions, output.shape)
-            moments.add(taken, rows_at(output, layer, positions)[:, kept])
+            moments.add(taken, rows_at(output, layer, positions)[:, left])
         return moments
 
     def _positions(self, value: np.ndarray, layer: LinearNode, rows: int) -> np.ndarray:

@@ -13,9 +13,9 @@ SINGLE_PRECISION_FROM = 512
 """Systems of more unknowns are accumulated and solved in single precision, which the ridge affords."""
 RIDGE = 1e-2
 """Strength of the pull towards the present weights, relative to the mean diagonal of the inputs' covariance."""
-CHUNK = 2**25
+CHUNK = 2**23
 """Elements of rows that are gathered before they are multiplied."""
-SUMMED = 128
+SUMMED = 256
 ORIGIN_ROWS = 256
 """Rows whose mean is taken away from all: near enough for products to keep their digits."""
 
@@ -78,9 +78,9 @@ class RowMoments:
         for group in range(len(x)):
             self._xx[group] += x[group].T @ x[group]
             self._yx[group] += y[group].T @ x[group]
-        self._x += _sums(x)
-        self._y += _sums(y)
-        self._yy += _sums(y**2)
+        self._x += sums(x)
+        self._y += sums(y)
+        self._yy += sums(np.square(y, out=y))
 
     @property
     def finite(self) -> bool:
@@ -130,10 +130,12 @@ class RowMoments:
         return xx, self._yx[group] / self._rows - np.outer(y, x)
 
 
-def _sums(rows: np.ndarray) -> np.ndarray:
-    """Sums over axis 1, float64: of blocks in the rows' own precision, then of these."""
-    blocks = [rows[:, start : start + SUMMED].sum(axis=1) for start in range(0, rows.shape[1], SUMMED)]
-    return np.array(blocks, np.float64).sum(axis=0)
+def sums(rows: np.ndarray) -> np.ndarray:
+    """Sums of rows (..., rows, columns) over the rows, float64: of blocks in their own precision, then of these."""
+    ones = np.ones(SUMMED, rows.dtype)
+    starts = range(0, rows.shape[-2], SUMMED)
+    blocks = [ones[: rows.shape[-2] - start] @ rows[..., start : start + SUMMED, :] for start in starts]
+    return np.sum(blocks, axis=0, dtype=np.float64)
 
 
 def _solve(gram: np.ndarray, ridge: float, target: np.ndarray) -> tuple[np.ndarray, float]:

@@ -71,7 +71,9 @@ class Normalisation:
                 "channel, or one for all"
             )
         mean, std = (np.array(values, np.float32).reshape(-1, 1, 1) for values in (self.mean, self.std))
-        return (images - mean) / std
+        result = images - mean
+        result /= std
+        return result
 
 
 def input_specs(model: Model) -> tuple[InputSpec, ...]:
@@ -189,7 +191,7 @@ def synthetic_inputs(
         if shape:
             shape = (runs * (spec.shape[0] or batch) if batch else samples, *shape[1:])
         rng = np.random.default_rng([seed, index])
-        inputs[spec.name] = _values(spec, shape, rng, model, normalisation).astype(spec.dtype)
+        inputs[spec.name] = _values(spec, shape, rng, model, normalisation).astype(spec.dtype, copy=False)
     return inputs
 
 
@@ -265,7 +267,7 @@ def as_input(images: np.ndarray, spec: InputSpec, normalisation: Normalisation |
         images = np.round(images * 255) - (128 if spec.dtype == np.int8 else 0)
     else:
         images = (normalisation or Normalisation.default(images.shape[1])).apply(images)
-    return (np.moveaxis(images, 1, 3) if spec.channel_axis == 3 else images).astype(spec.dtype)
+    return (np.moveaxis(images, 1, 3) if spec.channel_axis == 3 else images).astype(spec.dtype, copy=False)
 
 
 def dead_leaves(
