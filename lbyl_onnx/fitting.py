@@ -199,9 +199,10 @@ class _Lockstep:
         return self._kept[self._analysis.classes.class_of[labels]]
 
     def _recalibrate(self, place: OutputChannels) -> bool:
-        """Match an output that was not fitted to the original's, by the front batches alone; whether it had to move."""
+        """Match an output that was not fitted to the original's; whether it had to move."""
+        lagging = self._rows(place.name, place.axis, self._front) >= MIN_ROWS
         for run in (self.original.run, self.ours.run):
-            run.reach(place.name, lagging=True)
+            run.reach(place.name, lagging=lagging)
         kept = self._kept_channels(place.name, place.axis)
         wanted = channel_statistics(self.original.run.values(place.name), place.axis)
         found = channel_statistics(self.ours.run.values(place.name), place.axis)
