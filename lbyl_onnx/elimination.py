@@ -28,7 +28,7 @@ MEASURED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 """Operators of consumers whose input `data_axis` knows."""
 MAX_ROWS, ROW_ELEMENTS = 16384, 2**22
 """Rows that moments rest on at most, or as many as hold so many elements, whichever is more."""
-MAX_ELEMENTS = 16 * 3 * 224 * 224
+MAX_ELEMENTS = 12 * 3 * 224 * 224
 """Elements of input that the choice rests on at most; large images give more than enough positions."""
 
 

@@ -13,8 +13,8 @@ SINGLE_PRECISION_FROM = 512
 """Systems of more unknowns are accumulated and solved in single precision, which the ridge affords."""
 RIDGE = 1e-2
 """Strength of the pull towards the present weights, relative to the mean diagonal of the inputs' covariance."""
-CHUNK = 2**23
-"""Elements of rows that are gathered before they are multiplied."""
+CHUNK = 2**22
+"""Elements of rows and outputs that are gathered before they are multiplied."""
 SUMMED = 256
 ORIGIN_ROWS = 256
 """Rows whose mean is taken away from all: near enough for products to keep their digits."""
@@ -47,9 +47,11 @@ class RowMoments:
 
     def __init__(self, groups: int, outputs: int, inputs: int) -> None:
         precision = np.float32 if inputs > SINGLE_PRECISION_FROM else np.float64
+        capacity = max(1, CHUNK // (groups * (inputs + outputs)))
+        self._blocks = tuple(np.empty((groups, capacity, columns), np.float32) for columns in (inputs, outputs))
+        self._filled = 0
+        self._origin: tuple[np.ndarray, ...] = ()
         self._rows = 0
-        self._gathered: list[tuple[np.ndarray, np.ndarray]] = []
-        self._origin: tuple[np.ndarray, np.ndarray] | None = None
         self._xx = np.zeros((groups, inputs, inputs), precision)
         self._yx = np.zeros((groups, outputs, inputs), precision)
         self._yy = np.zeros((groups, outputs))
@@ -58,23 +60,24 @@ class RowMoments:
 
     def add(self, x: np.ndarray, y: np.ndarray) -> None:
         """Rows x (groups, rows, inputs) with outputs y (rows, groups x outputs)."""
-        outputs = np.moveaxis(y.astype(np.float32, copy=False).reshape(len(y), len(self._y), -1), 1, 0)
-        self._gathered.append((x.astype(np.float32, copy=False), outputs))
-        if sum(rows.size for rows, _ in self._gathered) > CHUNK:
-            self._multiply()
+        pair = x, np.moveaxis(y.reshape(len(y), len(self._y), -1), 1, 0)
+        if not self._origin:
+            self._origin = tuple(rows[:, :ORIGIN_ROWS].mean(axis=1, keepdims=True, dtype=np.float32) for rows in pair)
+        capacity, start = self._blocks[0].shape[1], 0
+        while start < len(y):
+            end = min(start + capacity - self._filled, len(y))
+            for rows, origin, block in zip(pair, self._origin, self._blocks, strict=True):
+                np.subtract(rows[:, start:end], origin, out=block[:, self._filled : self._filled + end - start])
+            self._filled, start = self._filled + end - start, end
+            if self._filled == capacity:
+                self._multiply()
 
     def _multiply(self) -> None:
-        """Take what has been gathered into the sums."""
-        if not self._gathered:
+        """Take the rows that wait in the blocks into the sums."""
+        if not self._filled:
             return
-        x, y = (np.concatenate(parts, axis=1) for parts in zip(*self._gathered, strict=True))
-        self._gathered.clear()
-        if self._origin is None:
-            first, second = (rows[:, :ORIGIN_ROWS].mean(axis=1, keepdims=True) for rows in (x, y))
-            self._origin = first, second
-        x -= self._origin[0]
-        y -= self._origin[1]
-        self._rows += x.shape[1]
+        x, y = (block[:, : self._filled] for block in self._blocks)
+        self._rows, self._filled = self._rows + self._filled, 0
         for group in range(len(x)):
             self._xx[group] += x[group].T @ x[group]
             self._yx[group] += y[group].T @ x[group]
@@ -94,7 +97,6 @@ class RowMoments:
         `present`: float64 (groups, outputs, inputs). r is RIDGE times the mean diagonal of the inputs' covariance.
         """
         self._multiply()
-        assert self._origin is not None
         mean = self._x / self._rows + self._origin[0][:, 0]
         y = self._y / self._rows + self._origin[1][:, 0]
         variance = self._yy / self._rows - (self._y / self._rows) ** 2

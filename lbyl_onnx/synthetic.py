@@ -63,17 +63,17 @@ class Normalisation:
         return cls((0.5,) * channels, (0.5,) * channels)
 
     def apply(self, images: np.ndarray) -> np.ndarray:
-        """`images` of shape (N, C, H, W) in [0, 1], normalised; float32. UsageError where neither one value nor C are
-        given."""
+        """`images`, float32 of shape (N, C, H, W) in [0, 1], normalised in place. UsageError where neither one value nor
+        C are given."""
         if len(self.mean) not in (1, images.shape[1]):
             raise UsageError(
                 f"{len(self.mean)} means and deviations for images of {images.shape[1]} channels; give one for each "
                 "channel, or one for all"
             )
         mean, std = (np.array(values, np.float32).reshape(-1, 1, 1) for values in (self.mean, self.std))
-        result = images - mean
-        result /= std
-        return result
+        images -= mean
+        images /= std
+        return images
 
 
 def input_specs(model: Model) -> tuple[InputSpec, ...]:
@@ -262,7 +262,7 @@ def _image_values(
 
 def as_input(images: np.ndarray, spec: InputSpec, normalisation: Normalisation | None = None) -> np.ndarray:
     """Images (N, C, H, W) in [0, 1] as the input takes them, of its type and order of axes: under `normalisation`
-    (default: `Normalisation.default`), or for integers 0 to 255, for int8 -128 to 127."""
+    (default: `Normalisation.default`), or for integers 0 to 255, for int8 -128 to 127. May overwrite `images`."""
     if spec.dtype.kind in "iu":
         images = np.round(images * 255) - (128 if spec.dtype == np.int8 else 0)
     else:
@@ -302,8 +302,8 @@ def _paint(rng: np.random.Generator, samples: int, channels: int, height: int, w
     canvas = np.repeat(scene, height * width, axis=0)
     for radius in radii:
         colours = np.sqrt(SCENE_SHARE) * scene + np.sqrt(1 - SCENE_SHARE) * _colours(rng, samples, channels)
-        pixels, shading = _leaf(rng, samples, height, width, radius)
-        canvas[pixels] = colours[pixels // (height * width)] + shading[:, None]
+        image, pixels, shading = _leaf(rng, samples, height, width, radius)
+        canvas[pixels] = colours[image] + shading[:, None]
     noise = rng.standard_normal(canvas.shape, np.float32)
     noise *= NOISE
     canvas += noise
@@ -322,9 +322,9 @@ def _colours(rng: np.random.Generator, samples: int, channels: int) -> np.ndarra
 
 def _leaf(
     rng: np.random.Generator, samples: int, height: int, width: int, radius: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """One leaf for each image, within `radius` of a random centre: flat indices of the pixels that it covers
-    in (samples, height, width), and its shading there."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """One leaf for each image, within `radius` of a random centre: the images and flat indices in (samples, height,
+    width) of the pixels that it covers, and its shading there."""
     reach = np.arange(-math.ceil(radius), math.ceil(radius) + 1)
     centre = rng.random((2, samples, 1)) * np.array([height, width]).reshape(2, 1, 1)
     rows, columns = np.floor(centre).astype(np.int64) + reach
@@ -341,4 +341,4 @@ def _leaf(
     image, row, column = np.nonzero(covered)
     slope = SHADING * rng.standard_normal(samples, np.float32)
     pixels = (image * height + rows[image, row]) * width + columns[image, column]
-    return pixels, slope[image] * along[image, row, column]
+    return image, pixels, slope[image] * along[image, row, column]
