@@ -58,9 +58,9 @@ class ConsumerStatistics:
     def __init__(self, consumer: WeightAxis, units: int, weight: np.ndarray) -> None:
         own = np.flatnonzero(consumer.units >= 0)
         self._features = Repeats(own[np.argsort(consumer.units[own], kind="stable")].reshape(units, -1))
-        matrix = np.moveaxis(weight.astype(np.float32), consumer.axis, 0)
-        flat = matrix[self._features.features].reshape(units, -1)
-        self.energy = (flat @ flat.T).astype(np.float64)
+        columns = np.moveaxis(weight, consumer.axis, -1).reshape(-1, weight.shape[consumer.axis])
+        rows = self._features.rows(columns).astype(np.float32, copy=False)
+        self.energy = (rows.T @ rows).astype(np.float64)
         self._sum = np.zeros(units)
         self._gram = np.zeros((units, units))
         self._rows = 0
