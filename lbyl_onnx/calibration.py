@@ -19,7 +19,7 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 ELEMENTS = 64 * 3 * 224 * 224
 """Elements of synthetic input that are made by default, within MIN_SAMPLES and MAX_SAMPLES."""
 MIN_SAMPLES, MAX_SAMPLES = 64, 512
-MAX_VECTORS = 4096
+MAX_VECTORS = 8192
 """The limit for a model without convolutions, whose layers see one row a sample, not one a position."""
 BATCH_ELEMENTS = 2 * 3 * 224 * 224
 MAX_BATCH = 128
@@ -57,7 +57,7 @@ def calibrate(
 
     `source`: "synthetic"; an .npz file or mapping with an array for each input, first axis = samples, as the model
     expects them; or a folder of images, resized to the model's input and normalised. `samples`: how many at most (None:
-    for synthetic ones as many as fit ELEMENTS, from 64 to 512, or 4096 without convolutions; else all). `shapes`:
+    for synthetic ones as many as fit ELEMENTS, from 64 to 512, or 8192 without convolutions; else all). `shapes`:
     sizes of dynamic inputs. Models without convolutions get more various ones (`variety`). Raises UsageError where the
     source does not fit the model.
     """

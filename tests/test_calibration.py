@@ -68,12 +68,12 @@ def test_synthetic_samples_are_the_default():
         (True, (224, 224), 64),
         (True, (160, 160), 125),
         (True, (512, 512), 64),
-        (False, (4, 4), 4096),
+        (False, (4, 4), 8192),
         (False, (160, 160), 125),
     ],
 )
 def test_default_sample_counts(monkeypatch, convolves, size, expected):
-    """As many elements as 64 images of 224 x 224: from 64 to 512 samples, without convolutions to 4096."""
+    """As many elements as 64 images of 224 x 224: from 64 to 512 samples, without convolutions to 8192."""
     drawn = []
 
     def none_painted(model, samples, seed, shapes, normalisation):
