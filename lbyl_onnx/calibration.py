@@ -12,7 +12,16 @@ import numpy as np
 
 from .errors import UsageError
 from .model_file import Model
-from .synthetic import InputSpec, Normalisation, as_input, concrete_shapes, convolves, input_specs, synthetic_inputs
+from .synthetic import (
+    InputSpec,
+    Normalisation,
+    as_input,
+    concrete_shapes,
+    convolves,
+    input_specs,
+    samples_within,
+    synthetic_inputs,
+)
 from .variety import topped_up, varied_images
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
@@ -67,7 +76,8 @@ def calibrate(
     varied = _sees_rows(model, specs)
     if isinstance(source, str) and source == "synthetic":
         chosen = concrete_shapes(specs, 1, shapes=shapes)
-        count = samples or _default_samples(model, chosen)
+        most = MAX_SAMPLES if convolves(model) else MAX_VECTORS
+        count = samples or samples_within(ELEMENTS, chosen, MIN_SAMPLES, most)
         if varied and specs[0].channel_axis is not None:
             arrays = {specs[0].name: varied_images(model, specs[0].name, count, seed, chosen, normalisation)}
         else:
@@ -95,12 +105,6 @@ def _sees_rows(model: Model, specs: tuple[InputSpec, ...]) -> bool:
     single = len(specs) == 1 and specs[0].dtype.kind == "f" and specs[0].shape[:1] in ((None,), (1,))
     multiplies = any(node.op_type in ("Gemm", "MatMul") for node in model.proto.graph.node)
     return single and multiplies and not convolves(model)
-
-
-def _default_samples(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> int:
-    elements = sum(math.prod(shape[1:]) for shape in shapes.values())
-    limit = MAX_SAMPLES if convolves(model) else MAX_VECTORS
-    return int(np.clip(ELEMENTS // max(elements, 1), MIN_SAMPLES, limit))
 
 
 def _batches(

@@ -209,7 +209,10 @@ def validate(
         ),
     ] = None,
     provider: Provider = "auto",
-    samples: Annotated[int, typer.Option(help="Number of synthetic inputs where there are no data.")] = 16,
+    samples: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Synthetic inputs where there are no data; default: 4 to 16, by size."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of synthetic inputs.")] = 0,
     json: Json = False,
 ) -> None:

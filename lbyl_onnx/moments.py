@@ -137,7 +137,7 @@ def sums(rows: np.ndarray) -> np.ndarray:
     ones = np.ones(SUMMED, rows.dtype)
     starts = range(0, rows.shape[-2], SUMMED)
     blocks = [ones[: rows.shape[-2] - start] @ rows[..., start : start + SUMMED, :] for start in starts]
-    return np.sum(blocks, axis=0, dtype=np.float64)
+    return np.array(blocks, np.float64).sum(axis=0)
 
 
 def _solve(gram: np.ndarray, ridge: float, target: np.ndarray) -> tuple[np.ndarray, float]:

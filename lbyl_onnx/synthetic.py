@@ -66,8 +66,8 @@ class Normalisation:
         return cls((0.5,) * channels, (0.5,) * channels)
 
     def apply(self, images: np.ndarray) -> np.ndarray:
-        """`images`, float32 of shape (N, C, H, W) in [0, 1], normalised in place. UsageError where neither one value nor
-        C are given."""
+        """`images`, float32 of shape (N, C, H, W) in [0, 1], normalised in place. UsageError where neither one value
+        nor C are given."""
         if len(self.mean) not in (1, images.shape[1]):
             raise UsageError(
                 f"{len(self.mean)} means and deviations for images of {images.shape[1]} channels; give one for each "
@@ -131,6 +131,12 @@ def concrete_shapes(
         )
         for spec in specs
     }
+
+
+def samples_within(elements: int, shapes: Mapping[str, tuple[int, ...]], least: int, most: int) -> int:
+    """How many samples of inputs of these `shapes` hold so many `elements`, from `least` to `most`."""
+    each = sum(math.prod(shape[1:]) for shape in shapes.values())
+    return min(max(elements // max(each, 1), least), most)
 
 
 def _default_length(spec: InputSpec, axis: int, batch: int, size: int) -> int:

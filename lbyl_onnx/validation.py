@@ -19,11 +19,14 @@ from lbyl_onnx.errors import ModelError, UsageError, ValidationFailed
 from lbyl_onnx.model_file import Model, load_model
 from lbyl_onnx.report import OutputComparison, Validation
 from lbyl_onnx.runtime import feed_batches, open_session, resolve_provider, run
-from lbyl_onnx.synthetic import InputSpec, format_shape, input_specs, synthetic_inputs
+from lbyl_onnx.synthetic import InputSpec, concrete_shapes, format_shape, input_specs, samples_within, synthetic_inputs
 
 Source = str | Path | onnx.ModelProto | Model
 Data = str | Path | Mapping[str, np.ndarray] | None
 
+ELEMENTS = 8 * 3 * 224 * 224
+"""Elements of synthetic input that are compared by default, within MIN_SAMPLES and MAX_SAMPLES."""
+MIN_SAMPLES, MAX_SAMPLES = 4, 16
 CHUNK = 2**20
 BATCH_LIMIT = 4
 """Samples that are compared at once where there are more than ONE_BY_ONE."""
@@ -37,7 +40,7 @@ def validate(
     compressed: Source,
     data: Data = None,
     provider: str = "auto",
-    samples: int = 16,
+    samples: int | None = None,
     seed: int = 0,
 ) -> Validation:
     """Runs both models on the same inputs and compares every tensor output.
@@ -45,11 +48,12 @@ def validate(
     `data` is the path of an .npz file, or a mapping, with one array for each model input, first axis =
     samples, as the model expects them, and optionally `labels`, integers of shape (samples,), which give
     top-1 accuracies on the first output that looks like classes (floating point, samples x K with K >= 2).
-    None: `samples` synthetic inputs from `seed`. Where the model's batch axis is fixed to B, samples beyond
-    a multiple of B are left out. Outputs are compared slice by slice, so any number of samples fits in
-    memory; elements that are not finite in the original are left out of the errors. Latencies are medians of
-    alternating runs of one sample, or one batch of B: those of the comparison where it takes no more at once, and as
-    many again of the first sample as LATENCY_SECONDS allow.
+    None: `samples` synthetic inputs from `seed` (default: as many as fit ELEMENTS, from 4 to 16). Where the
+    model's batch axis is fixed to B, samples beyond a multiple of B are left out. Outputs are compared slice
+    by slice, so any number of samples fits in memory; elements that are not finite in the original are left
+    out of the errors. Latencies are medians of alternating runs of one sample, or one batch of B: those of
+    the comparison where it takes no more at once, and as many again of the first sample as LATENCY_SECONDS
+    allow.
 
     Raises UsageError for data that does not fit the model, ModelError where the original does not load or
     run, ValidationFailed where the compressed model does not, has other inputs, outputs or shapes, or is not
@@ -108,9 +112,11 @@ class _Evaluation:
     labels: np.ndarray | None
 
 
-def _evaluation(model: Model, data: Data, samples: int, seed: int) -> _Evaluation:
+def _evaluation(model: Model, data: Data, samples: int | None, seed: int) -> _Evaluation:
     specs = input_specs(model)
     if data is None:
+        if samples is None:
+            samples = samples_within(ELEMENTS, concrete_shapes(specs, 1), MIN_SAMPLES, MAX_SAMPLES)
         if samples < 1:
             raise UsageError(f"samples is {samples}; expected at least 1")
         return _Evaluation(f"synthetic, seed {seed}", synthetic_inputs(model, samples, seed), None)

@@ -279,3 +279,14 @@ def test_few_samples_are_compared_and_timed_one_by_one(monkeypatch):
     for count in (5, 65):
         assert validate(scaled(), scaled(0.5), {"x": logits(count)}).samples == count
     assert taken == [5, 1]
+
+
+@pytest.mark.parametrize(("shape", "expected"), [((3, 8, 8), 16), ((3, 224, 224), 8), ((3, 1024, 1024), 4)])
+def test_large_inputs_are_compared_on_fewer_samples(shape, expected):
+    model = proto_of(
+        [helper.make_node("GlobalAveragePool", ["x"], ["y"])],
+        [("x", TensorProto.FLOAT, ["N", *shape])],
+        [("y", TensorProto.FLOAT, ["N", shape[0], 1, 1])],
+    )
+    assert validate(model, model).samples == expected
+    assert validate(model, model, samples=2).samples == 2
