@@ -60,6 +60,8 @@ class RowMoments:
 
     def add(self, x: np.ndarray, y: np.ndarray) -> None:
         """Rows x (groups, rows, inputs) with outputs y (rows, groups x outputs)."""
+        if len(y) == 0:
+            return
         pair = x, np.moveaxis(y.reshape(len(y), len(self._y), -1), 1, 0)
         if not self._origin:
             self._origin = tuple(rows[:, :ORIGIN_ROWS].mean(axis=1, keepdims=True, dtype=np.float32) for rows in pair)
@@ -87,9 +89,9 @@ class RowMoments:
 
     @property
     def finite(self) -> bool:
-        """Whether all rows and outputs were."""
+        """Whether there were rows, and all of them and their outputs were finite."""
         self._multiply()
-        return all(np.isfinite(sums).all() for sums in (self._xx, self._yx, self._yy))
+        return self._rows > 0 and all(np.isfinite(sums).all() for sums in (self._xx, self._yx, self._yy))
 
     def solve(self, present: np.ndarray, centred: bool) -> Fitted:
         """The matrix W that minimises E|y - W x - c|^2 + r |W - present|^2; c is 0 unless `centred`.

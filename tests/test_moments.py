@@ -1,5 +1,7 @@
 """Ridge regression from streamed moments against the same regression solved from all rows at once."""
 
+from unittest import mock
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -104,6 +106,29 @@ def test_large_means_cost_no_accuracy(mean):
     rounding = mean * np.finfo(np.float32).eps
     np.testing.assert_allclose(far.matrix, near.matrix, atol=2 * rounding)
     assert far.error == pytest.approx(near.error, rel=0.05)
+
+
+@given(st.lists(st.integers(0, 90), min_size=1, max_size=6), st.integers(1, 60))
+def test_rows_may_come_in_any_portions(portions, capacity):
+    """Portions, empty ones too, that fill the block once, several times or never make no difference."""
+    rng = np.random.default_rng(5)
+    count = 1 + sum(portions)
+    x, present = rng.standard_normal((2, count, 3)) + 4, rng.standard_normal((2, 2, 3))
+    y = rng.standard_normal((count, 4))
+    whole = gathered(x, y).solve(present, centred=True)
+    with mock.patch.object(moments_module, "CHUNK", capacity * 2 * (3 + 2)):
+        parts = gathered(x, y, np.cumsum(portions)).solve(present, centred=True)
+    np.testing.assert_allclose(parts.matrix, whole.matrix, atol=1e-4)
+    np.testing.assert_allclose(parts.wanted.mean, y.mean(axis=0), atol=1e-5)
+
+
+def test_no_rows_are_no_basis():
+    moments = RowMoments(1, 2, 3)
+    assert not moments.finite
+    moments.add(np.empty((1, 0, 3)), np.empty((0, 2)))
+    assert not moments.finite
+    moments.add(np.ones((1, 4, 3)), np.ones((4, 2)))
+    assert moments.finite
 
 
 def test_the_ridge_pulls_towards_the_present_weights():
