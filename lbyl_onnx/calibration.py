@@ -20,6 +20,7 @@ from .synthetic import (
     convolves,
     input_specs,
     samples_within,
+    scaling,
     synthetic_inputs,
 )
 from .variety import topped_up, varied_images
@@ -74,22 +75,23 @@ def calibrate(
         raise UsageError(f"--samples is {samples}; expected at least 1")
     specs = input_specs(model)
     varied = _sees_rows(model, specs)
+    chosen = concrete_shapes(specs, 1, shapes=shapes)
+    scaled = scaling(specs, chosen, normalisation)
+    stated = f", {scaled}" if scaled else ""
     if isinstance(source, str) and source == "synthetic":
-        chosen = concrete_shapes(specs, 1, shapes=shapes)
         most = MAX_SAMPLES if convolves(model) else MAX_VECTORS
         count = samples or samples_within(ELEMENTS, chosen, MIN_SAMPLES, most)
         if varied and specs[0].channel_axis is not None:
             arrays = {specs[0].name: varied_images(model, specs[0].name, count, seed, chosen, normalisation)}
         else:
             arrays = synthetic_inputs(model, count, seed, chosen, normalisation)
-        return Calibration(_batches(specs, arrays), True, f"{count} synthetic samples, seed {seed}")
+        return Calibration(_batches(specs, arrays), True, f"{count} synthetic samples, seed {seed}{stated}")
     if isinstance(source, Mapping):
-        arrays, name = dict(source), "given arrays"
+        arrays, name, stated = dict(source), "given arrays", ""
     elif Path(source).is_dir():
-        chosen = concrete_shapes(specs, 1, shapes=shapes)
         arrays, name = _read_images(specs, chosen, Path(source), samples, normalisation), str(source)
     else:
-        arrays, name = _read_npz(Path(source)), str(source)
+        arrays, name, stated = _read_npz(Path(source)), str(source), ""
     arrays = _fitting(specs, arrays, name)
     batches = _batches(specs, arrays, samples)
     first = next((spec.name for spec in specs if spec.shape), None)
@@ -97,7 +99,7 @@ def calibrate(
     if varied:
         (spec,) = specs
         batches = _batches(specs, {spec.name: topped_up(arrays[spec.name][:samples], seed)})
-    return Calibration(batches, False, f"{count} samples of {name}")
+    return Calibration(batches, False, f"{count} samples of {name}{stated}")
 
 
 def _sees_rows(model: Model, specs: tuple[InputSpec, ...]) -> bool:
@@ -202,10 +204,10 @@ def _read_images(
     return {spec.name: as_input(np.stack(pixels).transpose(0, 3, 1, 2), spec, normalisation)}
 
 
-def parse_shapes(texts: list[str]) -> dict[str, tuple[int, ...]]:
+def parse_shapes(texts: list[str] | None) -> dict[str, tuple[int, ...]]:
     """Shapes by input name from texts such as "image:1x3x224x224"; UsageError where one is not of this form."""
     shapes = {}
-    for text in texts:
+    for text in texts or []:
         name, _, sizes = text.rpartition(":")
         if not name or not all(size.isdecimal() for size in sizes.split("x")):
             raise UsageError(f"--shape {text!r} is not of the form NAME:1x3x224x224")

@@ -43,6 +43,14 @@ app = typer.Typer(
 )
 
 Provider = Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="onnxruntime's execution provider.")]
+Mean = Annotated[str | None, typer.Option(metavar="M,..", help="Means that images are normalised by.")]
+Std = Annotated[str | None, typer.Option(metavar="S,..", help="Deviations that images are normalised by.")]
+InputRange = Annotated[
+    str | None, typer.Option(metavar="LOW,HIGH", help="Range of image values, in place of --mean and --std.")
+]
+Shape = Annotated[
+    list[str] | None, typer.Option(metavar="NAME:1x3x224x224", help="Size of an input with dynamic axes.")
+]
 Seed = Annotated[int, typer.Option(help="Seed of synthetic inputs.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
@@ -121,14 +129,10 @@ def compress(
         str, typer.Option(metavar="synthetic|PATH", help="Samples to measure on: made up, an .npz, a folder of images.")
     ] = "synthetic",
     samples: Annotated[int | None, typer.Option(metavar="N", help="How many samples; default: by their size.")] = None,
-    mean: Annotated[str | None, typer.Option(metavar="M,..", help="Means that images are normalised by.")] = None,
-    std: Annotated[str | None, typer.Option(metavar="S,..", help="Deviations that images are normalised by.")] = None,
-    input_range: Annotated[
-        str | None, typer.Option(metavar="LOW,HIGH", help="Range of image values, in place of --mean and --std.")
-    ] = None,
-    shape: Annotated[
-        list[str] | None, typer.Option(metavar="NAME:1x3x224x224", help="Size of an input with dynamic axes.")
-    ] = None,
+    mean: Mean = None,
+    std: Std = None,
+    input_range: InputRange = None,
+    shape: Shape = None,
     seed: Annotated[int, typer.Option(help="Seed of synthetic inputs and of --criterion random.")] = 0,
     provider: Provider = "auto",
     report: Annotated[
@@ -162,7 +166,7 @@ def compress(
             exclude=exclude,
             calibration=calibration,
             samples=samples,
-            shapes=parse_shapes(shape or []),
+            shapes=parse_shapes(shape),
             normalisation=parse_normalisation(mean, std, input_range),
             seed=seed,
             provider=provider,
@@ -181,11 +185,12 @@ def compress(
 @app.command(short_help="List the channel groups of a model.")
 def inspect(
     model: Annotated[Path, typer.Argument(readable=False, metavar="MODEL", help="An .onnx file.")],
+    shape: Shape = None,
     json: Json = False,
 ) -> None:
     """List the channel groups of a model: what could be removed, and why the rest could not."""
     with _progress("analysing"):
-        inspection = lbyl_onnx.inspect(model)
+        inspection = lbyl_onnx.inspect(model, parse_shapes(shape))
     if json:
         print(inspection.to_json())
         return
@@ -213,7 +218,11 @@ def validate(
         int | None,
         typer.Option(metavar="N", help="Synthetic inputs where there are no data; default: 4 to 16, by size."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of synthetic inputs.")] = 0,
+    mean: Mean = None,
+    std: Std = None,
+    input_range: InputRange = None,
+    shape: Shape = None,
+    seed: Seed = 0,
     json: Json = False,
 ) -> None:
     """Compare two models in onnxruntime: outputs, latency and, with labels, accuracy.
@@ -222,7 +231,16 @@ def validate(
     is not finite where A is.
     """
     with _progress("validating"):
-        validation = lbyl_onnx.validate(original, compressed, data, provider, samples, seed)
+        validation = lbyl_onnx.validate(
+            original,
+            compressed,
+            data,
+            provider,
+            samples,
+            seed,
+            parse_shapes(shape),
+            parse_normalisation(mean, std, input_range),
+        )
     if json:
         print(to_json(validation))
     else:
@@ -305,6 +323,8 @@ def _print_compression(report: Report) -> None:
     console.print(tables.compression_table(report))
     console.print()
     console.print(tables.cut_summary(report), soft_wrap=True)
+    if report.calibration is not None:
+        console.print(tables.printable(f"measured on {report.calibration}"))
     if report.validation is not None:
         _print_agreement(console, report.validation)
     else:

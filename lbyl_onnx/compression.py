@@ -107,7 +107,7 @@ def compress(
     source = model if isinstance(model, Model) else load_model(model)
     tell("analysing")
     working, origins = unshare(source)
-    analysis = analyse(working, probe(working))
+    analysis = analyse(working, probe(working, shapes))
     _check_removable(source, analysis, selection)
     measured = None
     needed = restore == "moments" or criterion == "obs"
@@ -130,7 +130,7 @@ def compress(
     reshare(compressed, origins)
     _check_finite(source, compressed)
     tell("validating")
-    checked = _validated(source, compressed, provider, seed) if validation else None
+    checked = _validated(source, compressed, provider, seed, shapes, normalisation) if validation else None
     kept = cutting.plan.kept
     report = Report(
         input=file_report(analysis, np.ones_like(kept), source),
@@ -238,6 +238,8 @@ def _check_options(selection: Selection, restore: str, strength: Strength) -> No
         raise UsageError(f"--scope {selection.scope!r} is unknown; expected chains or all")
     if selection.round_to < 1:
         raise UsageError(f"--round-to is {selection.round_to}; expected a whole number of at least 1")
+    if selection.seed < 0:
+        raise UsageError(f"--seed is {selection.seed}; expected a whole number of at least 0")
     compile_pattern("include", selection.include)
     compile_pattern("exclude", selection.exclude)
     for name, value in asdict(strength).items():
@@ -279,9 +281,16 @@ def _check_finite(source: Model, compressed: Model) -> None:
                 )
 
 
-def _validated(source: Model, compressed: Model, provider: str, seed: int) -> Validation:
+def _validated(
+    source: Model,
+    compressed: Model,
+    provider: str,
+    seed: int,
+    shapes: Mapping[str, tuple[int, ...]] | None,
+    normalisation: Normalisation | None,
+) -> Validation:
     try:
-        return validate(source, compressed, provider=provider, seed=seed)
+        return validate(source, compressed, None, provider, None, seed, shapes, normalisation)
     except ModelError as error:
         raise ValidationFailed(f"the result cannot be compared with the original: {error}") from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,14 +19,17 @@ from .report import FileReport, GroupReport, Inspection
 from .sharing import unshare
 
 
-def inspect(model: str | Path | onnx.ModelProto | Model) -> Inspection:
+def inspect(
+    model: str | Path | onnx.ModelProto | Model, shapes: Mapping[str, tuple[int, ...]] | None = None
+) -> Inspection:
     """The channel groups of a model: what could be removed, and why the rest could not.
 
-    Raises ModelError where the model is invalid or onnxruntime refuses it.
+    `shapes`: sizes of dynamic inputs, by name. Raises ModelError where the model is invalid or onnxruntime refuses it,
+    UsageError where the shapes do not fit.
     """
     source = model if isinstance(model, Model) else load_model(model)
     working, _ = unshare(source)
-    analysis = analyse(working, probe(working))
+    analysis = analyse(working, probe(working, shapes))
     kept = np.ones(analysis.classes.count, bool)
     groups = tuple(_group_report(group, group.units, group.frozen_reason) for group in analysis.groups)
     return Inspection(file_report(analysis, kept, source), groups)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,37 +43,42 @@ class Probe:
     batch: int
 
 
-def probe(model: Model) -> Probe:
+def probe(model: Model, shapes: Mapping[str, tuple[int, ...]] | None = None) -> Probe:
     """Run the model once, or twice with other sizes where it has dynamic axes, and note every tensor's shape.
 
     Comparing two runs tells dynamic sizes from static ones without symbolic inference. A model that takes
-    only the sizes it was exported with is probed at those. Raises ModelError where onnxruntime refuses the model,
-    NothingToRemove where it loads but cannot be run on made-up inputs (texts, sequences, indices within some range).
+    only the sizes it was exported with is probed at those. `shapes`: sizes of dynamic inputs, by name. Raises
+    UsageError where these do not fit, ModelError where onnxruntime refuses the model, NothingToRemove where it loads
+    but cannot be run on made-up inputs (texts, sequences, indices within some range).
     """
     session, observed = _open(model)
+    specs: tuple[InputSpec, ...] = ()
     failure: ModelError | None = None
     try:
         specs = input_specs(model)
-        for shapes, other_shapes in _attempts(specs):
+        for first, second in _attempts(specs, shapes):
             try:
-                one = _run_at(model, session, observed, shapes)
-                two = one if other_shapes is None else _run_at(model, session, observed, other_shapes)
+                one = _run_at(model, session, observed, first)
+                two = one if second is None else _run_at(model, session, observed, second)
             except ModelError as error:
                 failure = error
                 continue
-            batch = next((shapes[spec.name][0] for spec in specs if spec.shape and spec.shape[0] is None), 1)
+            batch = next((first[spec.name][0] for spec in specs if spec.shape and spec.shape[0] is None), 1)
             return Probe({name: _compare(one[name], two[name]) for name in one}, batch)
     except ModelError as error:
         failure = error
     name = model.path.name if model.path else "the model"
-    raise NothingToRemove(f"{name}: nothing to remove, as no made-up input shows its shapes: {failure}")
+    advice = "; try sizes that it takes with --shape" if any(None in spec.shape[1:] for spec in specs) else ""
+    raise NothingToRemove(f"{name}: nothing to remove, as no made-up input shows its shapes{advice}: {failure}")
 
 
-def _attempts(specs: tuple[InputSpec, ...]) -> list[tuple[_Shapes, _Shapes | None]]:
+def _attempts(
+    specs: tuple[InputSpec, ...], shapes: Mapping[str, tuple[int, ...]] | None
+) -> list[tuple[_Shapes, _Shapes | None]]:
     """Input shapes to run at, and others to compare with: all dynamic sizes changed, the batch alone, nothing."""
+    one, two, three = (concrete_shapes(specs, batch, shapes=shapes) for batch in (1, 2, 3))
     if not any(None in spec.shape for spec in specs):
-        return [(concrete_shapes(specs, 1), None)]
-    two, three = concrete_shapes(specs, 2), concrete_shapes(specs, 3)
+        return [(one, None)]
     grown = {
         spec.name: tuple(
             size + (SMALL_STEP if size < LARGE_STEP else LARGE_STEP)
@@ -83,7 +88,7 @@ def _attempts(specs: tuple[InputSpec, ...]) -> list[tuple[_Shapes, _Shapes | Non
         )
         for spec in specs
     }
-    return [(two, grown), (two, three), (concrete_shapes(specs, 1), None)]
+    return [(two, grown), (two, three), (one, None)]
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,10 @@ class Normalisation:
             return cls((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
         return cls((0.5,) * channels, (0.5,) * channels)
 
+    def __str__(self) -> str:
+        mean, std = (",".join(f"{value + 0:.3g}" for value in values) for values in (self.mean, self.std))
+        return f"normalised by mean {mean}, std {std}"
+
     def apply(self, images: np.ndarray) -> np.ndarray:
         """`images`, float32 of shape (N, C, H, W) in [0, 1], normalised in place. UsageError where neither one value
         nor C are given."""
@@ -115,7 +119,7 @@ def concrete_shapes(
 
     Dynamic axes become: the first `batch`; height and width of images `size`, their channels 3; the second
     axis of anything else 16; the third of (N, C, L) signals `size`; further ones 32. `shapes` overrides whole
-    inputs; UsageError where it names no input or contradicts a static axis.
+    inputs but for the first axis; UsageError where it names no input or contradicts a static axis.
     """
     given = dict(shapes or {})
     names = [spec.name for spec in specs]
@@ -123,7 +127,7 @@ def concrete_shapes(
     if unknown:
         raise UsageError(f"shape given for {unknown[0]!r}, which is no input; the model's inputs are {names}")
     return {
-        spec.name: _checked(spec, tuple(given[spec.name]))
+        spec.name: _checked(spec, tuple(given[spec.name]), batch)
         if spec.name in given
         else tuple(
             length if length is not None else _default_length(spec, axis, batch, size)
@@ -149,7 +153,7 @@ def _default_length(spec: InputSpec, axis: int, batch: int, size: int) -> int:
     return size if len(spec.shape) == 3 else VOLUME_SIZE
 
 
-def _checked(spec: InputSpec, shape: tuple[int, ...]) -> tuple[int, ...]:
+def _checked(spec: InputSpec, shape: tuple[int, ...], batch: int) -> tuple[int, ...]:
     fits = len(shape) == len(spec.shape) and all(
         found > 0 and expected in (None, found) for found, expected in zip(shape, spec.shape, strict=True)
     )
@@ -158,7 +162,7 @@ def _checked(spec: InputSpec, shape: tuple[int, ...]) -> tuple[int, ...]:
             f"shape {shape} does not fit input {spec.name!r}, which is {format_shape(spec.shape)}; "
             "give one positive size for each axis and keep the static ones"
         )
-    return shape
+    return (batch, *shape[1:]) if spec.shape[:1] == (None,) else shape
 
 
 def format_shape(shape: Sequence[int | None]) -> str:
@@ -178,7 +182,7 @@ def synthetic_inputs(
     First axis = samples, whatever the model's own batch size: feed them in slices of that size, as
     `runtime.feed_batches` does. Where a batch axis is fixed to B > 1 their number is rounded up to whole
     batches; an input whose first axis is fixed to another size gets that many rows for each run, a scalar
-    none. `shapes` overrides dynamic axes (its first axis is not used).
+    none. `shapes` overrides dynamic axes but the first.
 
     - images: `dead_leaves`, under `normalisation` (default: `Normalisation.default`), of an integer type 0 to 255, of
       int8 -128 to 127; in a model without convolutions, for which no pixel has neighbours, each image has a share of
@@ -277,6 +281,19 @@ def as_input(images: np.ndarray, spec: InputSpec, normalisation: Normalisation |
     else:
         images = (normalisation or Normalisation.default(images.shape[1])).apply(images)
     return (np.moveaxis(images, 1, 3) if spec.channel_axis == 3 else images).astype(spec.dtype, copy=False)
+
+
+def scaling(
+    specs: Sequence[InputSpec], shapes: Mapping[str, tuple[int, ...]], normalisation: Normalisation | None
+) -> str:
+    """How `as_input` scales the images among inputs of these `shapes`, in words; empty where there are none."""
+    found = set()
+    for spec in specs:
+        if spec.channel_axis is not None and spec.dtype.kind in "iu":
+            found.add("values -128 to 127" if spec.dtype == np.int8 else "values 0 to 255")
+        elif spec.channel_axis is not None:
+            found.add(str(normalisation or Normalisation.default(shapes[spec.name][spec.channel_axis])))
+    return " or ".join(sorted(found))
 
 
 def dead_leaves(

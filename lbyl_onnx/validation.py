@@ -19,7 +19,15 @@ from lbyl_onnx.errors import ModelError, UsageError, ValidationFailed
 from lbyl_onnx.model_file import Model, load_model
 from lbyl_onnx.report import OutputComparison, Validation
 from lbyl_onnx.runtime import feed_batches, open_session, resolve_provider, run
-from lbyl_onnx.synthetic import InputSpec, concrete_shapes, format_shape, input_specs, samples_within, synthetic_inputs
+from lbyl_onnx.synthetic import (
+    InputSpec,
+    Normalisation,
+    concrete_shapes,
+    format_shape,
+    input_specs,
+    samples_within,
+    synthetic_inputs,
+)
 
 Source = str | Path | onnx.ModelProto | Model
 Data = str | Path | Mapping[str, np.ndarray] | None
@@ -27,6 +35,8 @@ Data = str | Path | Mapping[str, np.ndarray] | None
 ELEMENTS = 8 * 3 * 224 * 224
 """Elements of synthetic input that are compared by default, within MIN_SAMPLES and MAX_SAMPLES."""
 MIN_SAMPLES, MAX_SAMPLES = 4, 16
+HELD_OUT = 2**32
+"""Added to the seed of synthetic inputs: others than those that a model was calibrated on with the same seed."""
 CHUNK = 2**20
 BATCH_LIMIT = 4
 """Samples that are compared at once where there are more than ONE_BY_ONE."""
@@ -42,13 +52,16 @@ def validate(
     provider: str = "auto",
     samples: int | None = None,
     seed: int = 0,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    normalisation: Normalisation | None = None,
 ) -> Validation:
     """Runs both models on the same inputs and compares every tensor output.
 
     `data` is the path of an .npz file, or a mapping, with one array for each model input, first axis =
     samples, as the model expects them, and optionally `labels`, integers of shape (samples,), which give
     top-1 accuracies on the first output that looks like classes (floating point, samples x K with K >= 2).
-    None: `samples` synthetic inputs from `seed` (default: as many as fit ELEMENTS, from 4 to 16). Where the
+    None: `samples` synthetic inputs from `seed` (default: as many as fit ELEMENTS, from 4 to 16), of these
+    `shapes` where dynamic and under `normalisation` where images, and others than `calibrate` makes. Where the
     model's batch axis is fixed to B, samples beyond a multiple of B are left out. Outputs are compared slice
     by slice, so any number of samples fits in memory; elements that are not finite in the original are left
     out of the errors. Latencies are medians of alternating runs of one sample, or one batch of B: those of
@@ -66,7 +79,7 @@ def validate(
     except ModelError as error:
         raise ValidationFailed(f"the compressed model does not load: {error}") from error
     _check_interface(before, after)
-    evaluation = _evaluation(model, data, samples, seed)
+    evaluation = _made_up(model, samples, seed, shapes, normalisation) if data is None else _given(model, data)
     feed = next(feed_batches(before, evaluation.inputs, limit=1))
     comparison = _Comparison(evaluation, _rows(feed))
     comparison.run(before, after)
@@ -112,14 +125,25 @@ class _Evaluation:
     labels: np.ndarray | None
 
 
-def _evaluation(model: Model, data: Data, samples: int | None, seed: int) -> _Evaluation:
+def _made_up(
+    model: Model,
+    samples: int | None,
+    seed: int,
+    shapes: Mapping[str, tuple[int, ...]] | None,
+    normalisation: Normalisation | None,
+) -> _Evaluation:
+    if samples is None:
+        chosen = concrete_shapes(input_specs(model), 1, shapes=shapes)
+        samples = samples_within(ELEMENTS, chosen, MIN_SAMPLES, MAX_SAMPLES)
+    for name, number, least in (("samples", samples, 1), ("seed", seed, 0)):
+        if number < least:
+            raise UsageError(f"{name} is {number}; expected at least {least}")
+    inputs = synthetic_inputs(model, samples, seed + HELD_OUT, shapes, normalisation)
+    return _Evaluation(f"synthetic, seed {seed}", inputs, None)
+
+
+def _given(model: Model, data: str | Path | Mapping[str, np.ndarray]) -> _Evaluation:
     specs = input_specs(model)
-    if data is None:
-        if samples is None:
-            samples = samples_within(ELEMENTS, concrete_shapes(specs, 1), MIN_SAMPLES, MAX_SAMPLES)
-        if samples < 1:
-            raise UsageError(f"samples is {samples}; expected at least 1")
-        return _Evaluation(f"synthetic, seed {seed}", synthetic_inputs(model, samples, seed), None)
     source = "arrays" if isinstance(data, Mapping) else str(data)
     arrays = dict(data) if isinstance(data, Mapping) else _read_npz(Path(data))
     inputs = {spec.name: _input(spec, arrays, source) for spec in specs}

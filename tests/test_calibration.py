@@ -56,7 +56,8 @@ def refused(model, source, match, **options):
 def test_synthetic_samples_are_the_default():
     model = image_model()
     calibrated = calibrate(model, samples=5, seed=3)
-    assert calibrated.synthetic and calibrated.source == "5 synthetic samples, seed 3"
+    scaled = "normalised by mean 0.485,0.456,0.406, std 0.229,0.224,0.225"
+    assert calibrated.synthetic and calibrated.source == f"5 synthetic samples, seed 3, {scaled}"
     np.testing.assert_array_equal(joined(calibrated, "image"), synthetic_inputs(model, 5, 3)["image"])
     assert not np.array_equal(joined(calibrate(model, samples=5), "image"), joined(calibrated, "image"))
 
@@ -270,7 +271,7 @@ def test_images_are_read_in_the_order_of_their_names(tmp_path):
     calibrated = calibrate(image_model(), tmp_path, normalisation=PLAIN)
     images = joined(calibrated, "image")
     assert images.shape == (3, 3, 8, 6) and images.dtype == np.float32 and not calibrated.synthetic
-    assert calibrated.source == f"3 samples of {tmp_path}"
+    assert calibrated.source == f"3 samples of {tmp_path}, normalised by mean 0,0,0, std 1,1,1"
     np.testing.assert_allclose(images[:, :, 0, 0], 0)
     first = next(image for image in images if image[0, 3, 3] == 1)
     np.testing.assert_allclose(first[:, 3, 3], [1, 0, 0.2], rtol=1e-6)

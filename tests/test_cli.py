@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from conftest import ROOT
+from graphs import Builder
 from onnx import TensorProto, helper, numpy_helper
 
 import lbyl_onnx
@@ -119,6 +120,21 @@ def test_compress_passes_every_option_on(lbyl, tmp_path, monkeypatch):
     assert "not compared" in printed and "latency" not in printed
 
 
+def test_sizes_and_scales_reach_every_command(lbyl, tmp_path):
+    """The model declares any size of images, but takes one only."""
+    graph = Builder()
+    hidden = graph.node("Relu", graph.conv(graph.input(("N", 3, "H", "W")), 3, 8))
+    onnx.save(graph.model(graph.gemm(graph.node("Flatten", hidden), 8 * 6 * 5, 4)), tmp_path / "m.onnx")
+    files = tmp_path / "m.onnx", tmp_path / "out.onnx"
+    looks = "--shape", "x:1x3x6x5"
+    assert_refused(lbyl("compress", *files), 4, "--shape")
+    code, printed, _ = lbyl("compress", *files, *looks, "--input-range", "0,255")
+    assert code == 0 and "measured on 512 synthetic samples, seed 0, normalised by mean 0, std 0.00392" in printed
+    assert "16x4" in printed
+    assert lbyl("validate", *files, *looks, "--mean", "0.5", "--std", "0.5")[0] == 0
+    assert lbyl("inspect", files[0], *looks)[0] == 0
+
+
 def test_quiet_prints_warnings_only(lbyl, tmp_path, monkeypatch):
     monkeypatch.setattr(compression, "_warnings", lambda *_: ("slower than before",))
     code, out, err = lbyl("compress", CNN, tmp_path / "out.onnx", "--quiet")
@@ -203,6 +219,7 @@ def test_targets_are_checked_before_the_work(lbyl, tmp_path, monkeypatch):
         ("--scope", "magic", "chains or all"),
         ("--round-to", "0", "--round-to"),
         ("--round-to", "2.5", "--round-to"),
+        ("--seed", "-1", "--seed is -1"),
         ("--lambda1", "-1", "--lambda1"),
         ("--lambda2", "inf", "--lambda2"),
         ("--include", "conv(", "--include"),
@@ -308,7 +325,7 @@ def test_interruption_leaves_nothing(lbyl, tmp_path, monkeypatch, moment):
 
 
 def test_unexpected_errors_are_one_line(lbyl, monkeypatch):
-    def fail(_):
+    def fail(*_):
         raise ZeroDivisionError("first line\nsecond \x1b[31mline")
 
     monkeypatch.setattr(lbyl_onnx, "inspect", fail)
@@ -321,7 +338,7 @@ def test_unexpected_errors_are_one_line(lbyl, monkeypatch):
 
 
 def test_lack_of_memory_is_no_internal_error(lbyl, monkeypatch):
-    def fail(_):
+    def fail(*_):
         raise MemoryError
 
     monkeypatch.setattr(lbyl_onnx, "inspect", fail)

@@ -5,7 +5,7 @@ import pytest
 from graphs import Builder
 from onnx import TensorProto, helper
 
-from lbyl_onnx.errors import ModelError, NothingToRemove
+from lbyl_onnx.errors import ModelError, NothingToRemove, UsageError
 from lbyl_onnx.model_file import load_model
 from lbyl_onnx.probe import MAX_VALUE_SIZE, probe
 
@@ -164,8 +164,22 @@ def test_a_model_that_no_made_up_input_suits():
     """It loads, but wants rows that the declared sizes do not tell."""
     graph = Builder()
     square = graph.node("Reshape", graph.input(("N", "M")), graph.constant([7, 7]))
-    with pytest.raises(NothingToRemove, match=r"no made-up input shows its shapes: .*Reshape"):
+    with pytest.raises(NothingToRemove, match=r"no made-up input shows its shapes; try sizes .* --shape: .*Reshape"):
         facts(graph, square)
+
+
+def test_sizes_that_are_given():
+    """Declared dynamic, but the Gemm behind Flatten takes one size only, and not the default."""
+    graph = Builder()
+    hidden = graph.conv(graph.input(("N", 3, "H", "W")), 3, 2, name="hidden")
+    model = load_model(graph.model(graph.gemm(graph.node("Flatten", hidden), 2 * 6 * 5, 4)))
+    with pytest.raises(NothingToRemove, match="try sizes"):
+        probe(model)
+    found = probe(model, {"x": (1, 3, 6, 5)})
+    assert found.batch > 1 and found.tensors["hidden"].shape == (found.batch, 2, 6, 5)
+    assert found.tensors["hidden"].dynamic == (True, False, False, False)
+    with pytest.raises(UsageError, match="does not fit input 'x'"):
+        probe(model, {"x": (1, 4, 6, 5)})
 
 
 def test_the_model_is_left_alone():

@@ -16,6 +16,7 @@ from lbyl_onnx.synthetic import (
     concrete_shapes,
     dead_leaves,
     input_specs,
+    scaling,
     synthetic_inputs,
 )
 
@@ -154,12 +155,23 @@ def test_concrete_shapes_fill_every_dynamic_axis():
 
 def test_given_shapes_override_and_are_checked():
     specs = [spec(None, 3, None, None)]
-    assert concrete_shapes(specs, 2, shapes={"x": (5, 3, 8, 9)}) == {"x": (5, 3, 8, 9)}
+    assert concrete_shapes(specs, 2, shapes={"x": (5, 3, 8, 9)}) == {"x": (2, 3, 8, 9)}
+    assert concrete_shapes([spec(5, None)], 2, shapes={"x": (5, 7)}) == {"x": (5, 7)}
     for shape in ((5, 3, 8), (5, 4, 8, 8), (5, 3, 8, 0)):
         with pytest.raises(UsageError, match=r"does not fit input 'x', which is \(\?, 3, \?, \?\)"):
             concrete_shapes(specs, 2, shapes={"x": shape})
     with pytest.raises(UsageError, match="'y', which is no input"):
         concrete_shapes(specs, 2, shapes={"y": (1,)})
+
+
+def test_scaling_is_said_in_words():
+    images, grey = spec(None, 3, None, None), spec(None, 1, 8, 8)
+    assert scaling([images], {"x": (1, 3, 8, 8)}, None) == "normalised by mean 0.485,0.456,0.406, std 0.229,0.224,0.225"
+    assert scaling([grey], {"x": (1, 1, 8, 8)}, None) == "normalised by mean 0.5, std 0.5"
+    assert scaling([images], {}, Normalisation((-0.0,), (1 / 255,))) == "normalised by mean 0, std 0.00392"
+    assert scaling([spec(None, 3, 8, 8, dtype=np.uint8)], {}, None) == "values 0 to 255"
+    assert scaling([spec(None, 3, 8, 8, dtype=np.int8)], {}, None) == "values -128 to 127"
+    assert scaling([spec(None, 7)], {}, None) == ""
 
 
 def test_images_are_normalised_and_channels_last_is_respected():

@@ -2,10 +2,14 @@ import math
 
 import numpy as np
 import pytest
+from graphs import Builder
 from onnx import TensorProto, helper, numpy_helper
 
 from lbyl_onnx import validation
+from lbyl_onnx.calibration import calibrate
 from lbyl_onnx.errors import ModelError, UsageError, ValidationFailed
+from lbyl_onnx.model_file import load_model
+from lbyl_onnx.synthetic import Normalisation
 from lbyl_onnx.validation import validate
 
 
@@ -241,6 +245,26 @@ def test_inputs_of_different_length_and_no_samples():
         validate(both, both, {"a": logits(4), "b": logits(5)})
     with pytest.raises(UsageError, match="samples is 0"):
         validate(both, both, samples=0)
+    with pytest.raises(UsageError, match="seed is -1"):
+        validate(both, both, seed=-1)
+
+
+def test_made_up_samples_are_none_of_the_calibration():
+    model = load_model(scaled())
+    made_up, calibrated = validation._made_up(model, 4, 0, None, None), calibrate(model, samples=4)
+    (x,) = made_up.inputs.values()
+    assert not np.isin(x, calibrated.batches[0]["x"]).any()
+
+
+def test_made_up_images_are_of_the_size_and_scale_asked_for():
+    graph = Builder()
+    hidden = graph.conv(graph.input(("N", 3, "H", "W")), 3, 2)
+    model = graph.model(graph.gemm(graph.node("Flatten", hidden), 2 * 6 * 5, 4))
+    options = {"shapes": {"x": (1, 3, 6, 5)}, "normalisation": Normalisation((0.0,), (1 / 255,))}
+    (output,) = validate(model, model, **options).outputs
+    assert output.shape == (16, 4) and output.max_error == 0
+    large = validation._made_up(load_model(model), 4, 0, **options).inputs["x"]
+    assert large.shape == (4, 3, 6, 5) and large.min() >= 0 and 100 < large.max() <= 255
 
 
 def in_turns(monkeypatch, before, after):
