@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from .errors import UsageError
+from .given import input_array, read_npz
 from .model_file import Model
 from .synthetic import (
     InputSpec,
@@ -25,6 +25,7 @@ from .synthetic import (
 )
 from .variety import topped_up, varied_images
 
+EXPECTED = "an .npz file with an array for each input, a folder of images, or 'synthetic'"
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 ELEMENTS = 64 * 3 * 224 * 224
 """Elements of synthetic input that are made by default, within MIN_SAMPLES and MAX_SAMPLES."""
@@ -91,8 +92,8 @@ def calibrate(
     elif Path(source).is_dir():
         arrays, name = _read_images(specs, chosen, Path(source), samples, normalisation), str(source)
     else:
-        arrays, name, stated = _read_npz(Path(source)), str(source), ""
-    arrays = _fitting(specs, arrays, name)
+        arrays, name, stated = read_npz(Path(source), EXPECTED), str(source), ""
+    arrays = {spec.name: input_array(spec, arrays, name) for spec in specs}
     batches = _batches(specs, arrays, samples)
     first = next((spec.name for spec in specs if spec.shape), None)
     count = sum(len(batch[first]) if first else 1 for batch in batches)
@@ -141,35 +142,6 @@ def _batches(
         }
         for run in range(runs)
     ]
-
-
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path) as data:
-            return dict(data)
-    except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-        raise UsageError(
-            f"{path}: cannot be read as calibration data ({error}); expected an .npz file with an array for each "
-            "input, a folder of images, or 'synthetic'"
-        ) from None
-
-
-def _fitting(specs: tuple[InputSpec, ...], arrays: dict[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
-    result = {}
-    for spec in specs:
-        if spec.name not in arrays:
-            raise UsageError(f"{name}: no array for input {spec.name!r}; found {sorted(arrays)}")
-        array = np.asarray(arrays[spec.name])
-        fits = array.ndim == len(spec.shape) and all(
-            size in (None, found) for size, found in zip(spec.shape[1:], array.shape[1:], strict=True)
-        )
-        if not fits or not np.can_cast(array.dtype, spec.dtype, "same_kind"):
-            raise UsageError(
-                f"{name}: array {spec.name!r} is {array.dtype} of shape {array.shape}, the model expects {spec.dtype} "
-                f"of shape {spec.shape}"
-            )
-        result[spec.name] = np.asarray(array, spec.dtype)
-    return result
 
 
 def _read_images(

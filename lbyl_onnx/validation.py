@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +15,13 @@ import onnx
 import onnxruntime as ort
 
 from lbyl_onnx.errors import ModelError, UsageError, ValidationFailed
+from lbyl_onnx.given import input_array, read_npz
 from lbyl_onnx.model_file import Model, load_model
 from lbyl_onnx.report import OutputComparison, Validation
 from lbyl_onnx.runtime import feed_batches, open_session, resolve_provider, run
 from lbyl_onnx.synthetic import (
-    InputSpec,
     Normalisation,
     concrete_shapes,
-    format_shape,
     input_specs,
     samples_within,
     synthetic_inputs,
@@ -32,6 +30,7 @@ from lbyl_onnx.synthetic import (
 Source = str | Path | onnx.ModelProto | Model
 Data = str | Path | Mapping[str, np.ndarray] | None
 
+EXPECTED = "an .npz file with an array for each input, and perhaps one of labels"
 ELEMENTS = 8 * 3 * 224 * 224
 """Elements of synthetic input that are compared by default, within MIN_SAMPLES and MAX_SAMPLES."""
 MIN_SAMPLES, MAX_SAMPLES = 4, 16
@@ -145,8 +144,8 @@ def _made_up(
 def _given(model: Model, data: str | Path | Mapping[str, np.ndarray]) -> _Evaluation:
     specs = input_specs(model)
     source = "arrays" if isinstance(data, Mapping) else str(data)
-    arrays = dict(data) if isinstance(data, Mapping) else _read_npz(Path(data))
-    inputs = {spec.name: _input(spec, arrays, source) for spec in specs}
+    arrays = dict(data) if isinstance(data, Mapping) else read_npz(Path(data), EXPECTED)
+    inputs = {spec.name: input_array(spec, arrays, source) for spec in specs}
     batch = next((spec.shape[0] for spec in specs if spec.shape and spec.shape[0]), None)
     if len({len(inputs[spec.name]) for spec in specs if spec.shape and spec.shape[0] in (None, batch)}) > 1:
         found = {name: array.shape for name, array in inputs.items()}
@@ -155,37 +154,6 @@ def _given(model: Model, data: str | Path | Mapping[str, np.ndarray]) -> _Evalua
     if "labels" in arrays and "labels" not in inputs:
         labels = _labels(np.asarray(arrays["labels"]), _rows(inputs), source)
     return _Evaluation(source, inputs, labels)
-
-
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return dict(archive)
-    except FileNotFoundError as error:
-        raise UsageError(f"{path}: no such file; give an .npz file with arrays named as the inputs") from error
-    except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-        raise UsageError(
-            f"{path}: not a readable .npz file of plain arrays ({type(error).__name__}); write it with "
-            "numpy.savez, without object arrays"
-        ) from error
-
-
-def _input(spec: InputSpec, arrays: Mapping[str, np.ndarray], source: str) -> np.ndarray:
-    if spec.name not in arrays:
-        raise UsageError(f"{source}: no array named {spec.name!r} as the model's input; found {sorted(arrays)}")
-    array = np.asarray(arrays[spec.name])
-    where = f"{source}: array {spec.name!r}"
-    if not np.can_cast(array.dtype, spec.dtype, "same_kind"):
-        raise UsageError(f"{where} is {array.dtype}, the model expects {spec.dtype}; convert it")
-    same_rank = array.ndim == len(spec.shape)
-    if not same_rank or any(
-        expected not in (None, found) for found, expected in zip(array.shape[1:], spec.shape[1:], strict=True)
-    ):
-        expected_shape = format_shape((None, *spec.shape[1:]) if spec.shape else ())
-        raise UsageError(f"{where} has shape {array.shape}, the model expects {expected_shape}, first axis = samples")
-    if array.size == 0:
-        raise UsageError(f"{where} is empty, shape {array.shape}; give at least one sample")
-    return array.astype(spec.dtype, copy=False)
 
 
 def _labels(labels: np.ndarray, samples: int, source: str) -> np.ndarray:

