@@ -303,7 +303,8 @@ def _warnings(validation: Validation | None, round_to: int) -> tuple[str, ...]:
         if round_to % SUGGESTED_ROUNDING
         else f"try --round-to {2 * round_to} or a larger --ratio"
     )
+    faster = "hardly faster" if validation.speedup > 1 else "not faster"
     return (
-        f"the result is not faster: {validation.latency_after_ms:.3g} ms, original "
+        f"the result is {faster}: {validation.latency_after_ms:.3g} ms, original "
         f"{validation.latency_before_ms:.3g} ms; onnxruntime's kernels work in blocks of 8 or 16 channels: {advice}",
     )

@@ -338,6 +338,12 @@ def test_a_result_that_is_not_faster_comes_with_advice(monkeypatch, round_to, ad
     assert re.search(advice, warning)
 
 
+def test_a_result_that_is_hardly_faster(monkeypatch):
+    monkeypatch.setattr(compression, "validate", lambda *arguments: replace(MEASURED, latency_after_ms=1.98))
+    (warning,) = cut_down(dense(), 0.5, validation=True).report.warnings
+    assert warning.startswith("the result is hardly faster: 1.98 ms, original 2 ms")
+
+
 def test_a_faster_result_has_no_warnings(monkeypatch):
     faster = replace(MEASURED, latency_after_ms=1.5)
     monkeypatch.setattr(compression, "validate", lambda *arguments, **options: faster)
