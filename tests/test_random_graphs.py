@@ -1,4 +1,4 @@
-"""Random graphs drawn from the rule table: surgery on each leaves what masking leaves."""
+"""Random graphs drawn from the rule table: surgery leaves what masking leaves, and restoration a model that runs."""
 
 import pytest
 from graphs import assert_equivalent, prune
@@ -6,6 +6,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from recipes import OLD, RECIPES, STATIC, Net
 
+from lbyl_onnx import compress
+from lbyl_onnx.errors import NothingToRemove
 from lbyl_onnx.rules import RULES
 
 ELSEWHERE = {
@@ -53,3 +55,18 @@ def of_one_opset():
 )
 def test_random_graphs(seed, operators, dynamic):
     assert_equivalent(prune(random_graph(seed, operators, dynamic), seed=seed), tolerance=1e-3)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(
+    seed=st.integers(0, 2**16),
+    operators=of_one_opset(),
+    dynamic=st.booleans(),
+)
+def test_random_graphs_are_restored(seed, operators, dynamic):
+    """The defaults choose and restore, and the result passes the validation."""
+    try:
+        result = compress(random_graph(seed, operators, dynamic), 0.4, scope="all", samples=16)
+    except NothingToRemove:
+        return
+    assert result.report.validation.outputs and not any("measured" in line for line in result.report.warnings)
