@@ -121,11 +121,10 @@ class _Lockstep:
         layer = linear_node(ours, self.fitted.weights)
         if before is None or layer is None:
             return None
-        present = layer.matrix(after)
         lossy = layer.channels_read(after) < layer.channels_read(before)
         if not (lossy or not self._synthetic):
             return None
-        inputs = present.shape[2]
+        inputs = layer.inputs(after)
         rows = max(MIN_ROWS, ROWS_PER_INPUT * min(inputs, MAX_INPUTS))
         lagging = self._rows(place.name, place.axis, self._front) >= rows
         self.ours.run.reach(layer.data, lagging=lagging)
@@ -137,6 +136,7 @@ class _Lockstep:
         if inputs > MAX_INPUTS:
             return None
         self.original.run.reach(place.name, lagging=lagging)
+        present = layer.matrix(after)
         moments = self._moments(layer, after, max(rows, ROW_ELEMENTS // sum(present.shape[1:])))
         if not moments.finite:
             return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,6 +65,10 @@ class LinearNode:
     def channels_read(self, weight: np.ndarray) -> int:
         """How many input channels one output of this weight sums over."""
         return weight.shape[0 if self.transposed or not (self.is_convolution or self._outputs_first) else 1]
+
+    def inputs(self, weight: np.ndarray) -> int:
+        """How many inputs a row has: those channels at every tap of the kernel."""
+        return self.channels_read(weight) * (math.prod(weight.shape[2:]) if self.is_convolution else 1)
 
     def weight_like(self, matrix: np.ndarray, weight: np.ndarray) -> np.ndarray:
         """The inverse of `matrix`: a weight of the shape and type of `weight`."""

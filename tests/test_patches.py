@@ -146,19 +146,21 @@ def test_weights_keep_their_type(dtype):
 
 
 @pytest.mark.parametrize(
-    ("op", "inputs", "attributes", "weight", "expected"),
+    ("op", "attributes", "weight", "channels", "inputs"),
     [
-        ("Conv", 1, {}, (4, 3, 3, 3), 3),
-        ("Conv", 1, {"group": 3}, (6, 1, 3, 3), 1),
-        ("Gemm", 1, {"transB": 1}, (4, 5), 5),
-        ("Gemm", 1, {}, (5, 4), 5),
-        ("MatMul", 1, {}, (5, 4), 5),
+        ("Conv", {}, (4, 3, 3, 3), 3, 27),
+        ("Conv", {"group": 3}, (6, 1, 3, 3), 1, 9),
+        ("Gemm", {"transB": 1}, (4, 5), 5, 5),
+        ("Gemm", {}, (5, 4), 5, 5),
+        ("MatMul", {}, (5, 4), 5, 5),
     ],
 )
-def test_channels_read(op, inputs, attributes, weight, expected):
+def test_what_one_output_reads(op, attributes, weight, channels, inputs):
     node = helper.make_node(op, ["x", "w"], ["y"], **attributes)
-    layer = linear_node(node, {"w": np.zeros(weight, np.float32)})
-    assert layer.channels_read(np.zeros(weight, np.float32)) == expected
+    value = np.zeros(weight, np.float32)
+    layer = linear_node(node, {"w": value})
+    assert (layer.channels_read(value), layer.inputs(value)) == (channels, inputs)
+    assert layer.matrix(value).shape[2] == inputs
 
 
 @pytest.mark.parametrize(
@@ -202,6 +204,7 @@ def test_transposed_convolutions(rank, options):
     output = graph.node("ConvTranspose", x, weight, graph.constant(bias), **attributes)
     layer = assert_rows(graph, output, bias)
     assert layer.transposed and layer.channels_read(np.zeros((4, 3, 3))) == 4
+    assert layer.inputs(np.zeros((4, 3, 3))) == 12
 
 
 @pytest.mark.parametrize(
