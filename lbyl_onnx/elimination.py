@@ -78,8 +78,8 @@ class ConsumerStatistics:
 
     @property
     def finite(self) -> bool:
-        """Whether all values were."""
-        return bool(np.isfinite(self._gram).all())
+        """Whether there were values, and all of them finite."""
+        return self._rows > 0 and bool(np.isfinite(self._gram).all())
 
     @property
     def covariance(self) -> np.ndarray:
@@ -195,6 +195,8 @@ def _measure(
     statistics = ConsumerStatistics(consumer, units, analysis.model.weights[consumer.weight])
     limit = max(MAX_ROWS // batches, ROW_ELEMENTS // (len(consumer.units) * batches), 1)
     for value in run.values(name):
+        if value.size == 0:
+            continue
         rows = np.moveaxis(value, axis, -1).reshape(-1, value.shape[axis])
         statistics.add(rows if len(rows) <= limit else rows[rng.choice(len(rows), limit, replace=False)])
     return statistics if statistics.finite else None

@@ -14,6 +14,7 @@ real samples every layer is fitted, not only those that lost inputs.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -94,7 +95,8 @@ class _Lockstep:
         for run in (self.original.run, self.ours.run):
             run.finish()
         for name, statistics in self.ours.statistics.items():
-            self._move_statistics(nodes[name], self.original.statistics[name], statistics)
+            if name in self.original.statistics:
+                self._move_statistics(nodes[name], self.original.statistics[name], statistics)
 
     def _visit(self, node: onnx.NodeProto, ours: onnx.NodeProto) -> None:
         place = self._places.find(ours)
@@ -127,7 +129,7 @@ class _Lockstep:
         inputs = layer.inputs(after)
         rows = max(MIN_ROWS, ROWS_PER_INPUT * min(inputs, MAX_INPUTS))
         lagging = self._rows(place.name, place.axis, self._front) >= rows
-        self.ours.run.reach(layer.data, lagging=lagging)
+        self.ours.run.approach(place.name, lagging=lagging)
         if lossy and (inputs > MAX_INPUTS or self._rows(place.name, place.axis, self._elements) < inputs):
             self.original.run.reach(layer.data, lagging=lagging)
             mixed = self._mix(layer, place, inputs, rows)
@@ -137,7 +139,8 @@ class _Lockstep:
             return None
         self.original.run.reach(place.name, lagging=lagging)
         present = layer.matrix(after)
-        moments = self._moments(layer, after, max(rows, ROW_ELEMENTS // sum(present.shape[1:])))
+        groups, *sizes = present.shape
+        moments = self._moments(layer, after, max(rows, ROW_ELEMENTS // (groups * sum(sizes))))
         if not moments.finite:
             return None
         fitted = moments.solve(present, centred=place.takes_shift)
@@ -160,15 +163,16 @@ class _Lockstep:
         if before is None or after is None or len(after.features) == inputs:
             return None
         moments = RowMoments(1, len(before.features), len(after.features))
-        ours, original = self.ours.run.values(layer.data), self.original.run.values(layer.data)
-        for found, wanted in zip(ours, original, strict=True):
+        for found, wanted in self._pairs(layer.data, layer.data):
+            if wanted.size == 0:
+                continue
             positions = self._positions(wanted, layer, rows // before.features.shape[1])
             x, y = (rows_at(value, layer, positions) for value in (found, wanted))
             moments.add(after.rows(x)[None], before.rows(y))
         if not moments.finite:
             return None
         present = np.eye(len(before.features))[:, self._kept[np.unique(classes)]]
-        fitted = moments.solve(present[None], centred=True)
+        fitted = moments.solve(present[None], centred=place.takes_shift)
         kept = self._kept_channels(place.name, place.axis)
         weight = np.compress(kept, self.original.model.weights[layer.weight], place.weight_axis)
         self._replace(place.weight, mixed_weight(weight, 1 - place.weight_axis, before, after, fitted.matrix[0]))
@@ -180,16 +184,27 @@ class _Lockstep:
         kernel = weight.shape[2:] if layer.is_convolution else ()
         kept = self._kept_channels(layer.output, 1 if layer.is_convolution else -1)
         left: np.ndarray | slice = slice(None) if kept.all() else kept
-        ours, original = self.ours.run.values(layer.data), self.original.run.values(layer.output)
-        for data, output in zip(ours, original, strict=True):
+        for data, output in self._pairs(layer.data, layer.output):
+            if output.size == 0:
+                continue
             positions = self._positions(output, layer, rows)
             taken = sample_rows(layer, data, kernel, positions, output.shape)
             moments.add(taken, rows_at(output, layer, positions)[:, left])
         return moments
 
+    @property
+    def _level(self) -> int:
+        """How many batches are level with the first in both runs."""
+        return min(self.original.run.level, self.ours.run.level)
+
+    def _pairs(self, ours: str, original: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Values of two tensors on the same samples, batch by batch."""
+        values = self.ours.run.values(ours, self._level), self.original.run.values(original, self._level)
+        return zip(*values, strict=True)
+
     def _positions(self, value: np.ndarray, layer: LinearNode, rows: int) -> np.ndarray:
         """Positions in one batch's value, as many as make about `rows` over all batches."""
-        total, share = position_count(value, layer), rows // self.ours.run.level + 1
+        total, share = position_count(value, layer), rows // self._level + 1
         return np.arange(total) if total <= share else self._rng.choice(total, share, replace=False)
 
     def _kept_channels(self, name: str, axis: int) -> np.ndarray:
@@ -204,8 +219,10 @@ class _Lockstep:
         for run in (self.original.run, self.ours.run):
             run.reach(place.name, lagging=lagging)
         kept = self._kept_channels(place.name, place.axis)
-        wanted = channel_statistics(self.original.run.values(place.name), place.axis)
-        found = channel_statistics(self.ours.run.values(place.name), place.axis)
+        wanted = channel_statistics(self.original.run.values(place.name, self._level), place.axis)
+        found = channel_statistics(self.ours.run.values(place.name, self._level), place.axis)
+        if wanted is None or found is None:
+            return False
         moved = self._match(place, Statistics(wanted.mean[kept], wanted.variance[kept]), found)
         if moved is None:
             return False
@@ -221,9 +238,12 @@ class _Lockstep:
     ) -> tuple[np.ndarray, np.ndarray] | None:
         """Rescale the layer's output channels from the statistics `found` to those `wanted`.
 
-        Returns factors and shifts, float64 (channels,), or None where nothing has to move."""
+        Returns factors and shifts, float64 (channels,), or None where nothing has to move, or where there is no place
+        for a shift, as a factor alone would move the mean."""
+        if not place.takes_shift:
+            return None
         scale = rescaling(wanted.variance, found.variance, wanted.mean)
-        shift = wanted.mean - scale * found.mean if place.takes_shift else np.zeros_like(scale)
+        shift = wanted.mean - scale * found.mean
         spread = np.sqrt(wanted.variance.mean()) + np.finfo(np.float64).tiny
         still = np.abs(scale - 1).max() < NEGLIGIBLE and np.abs(shift).max() < NEGLIGIBLE * spread
         if still or not np.isfinite(shift).all():
@@ -244,18 +264,22 @@ class _Lockstep:
     ) -> None:
         """Move a BatchNormalization's running statistics as the samples' statistics moved."""
         constants = LayerReader(self.fitted)
-        found = [constants.constant(name) for name in node.input[3:5]]
-        if found[0] is None or found[1] is None:
+        found_mean, found_variance = (constants.constant(name) for name in node.input[3:5])
+        if found_mean is None or found_variance is None:
             return
-        mean_name, mean = found[0]
-        variance_name, variance = found[1]
+        mean, variance = found_mean[1], found_variance[1]
         kept = self._kept_channels(node.output[0], 1)
         scale = rescaling(ours.variance, original.variance[kept], ours.mean)
         moved = ours.mean + scale * (mean - original.mean[kept])
         if not np.isfinite(moved).all():
             return
-        self.fitted.replace(mean_name, moved.astype(mean.dtype))
-        self.fitted.replace(variance_name, (variance * scale**2).astype(variance.dtype))
+        for slot, value in ((3, moved.astype(mean.dtype)), (4, (variance * scale**2).astype(variance.dtype))):
+            name = self._places.own_constant(node.input[slot])
+            if name is None:
+                node.input[slot] = self.fitted.free_name(f"{node.output[0]}_statistics_{slot}")
+                self.fitted.add(node.input[slot], value)
+            else:
+                self.fitted.replace(name, value)
 
 
 def _affine(value: np.ndarray, scale: np.ndarray, shift: np.ndarray) -> np.ndarray:

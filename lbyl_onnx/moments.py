@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -96,7 +97,8 @@ class RowMoments:
     def solve(self, present: np.ndarray, centred: bool) -> Fitted:
         """The matrix W that minimises E|y - W x - c|^2 + r |W - present|^2; c is 0 unless `centred`.
 
-        `present`: float64 (groups, outputs, inputs). r is RIDGE times the mean diagonal of the inputs' covariance.
+        `present`: float64 (groups, outputs, inputs). r is RIDGE times the mean diagonal of the inputs' covariance, and
+        more where rounding has left that indefinite.
         """
         self._multiply()
         mean = self._x / self._rows + self._origin[0][:, 0]
@@ -109,8 +111,7 @@ class RowMoments:
             if not centred:
                 xx += np.outer(mean[group], mean[group]).astype(xx.dtype)
                 yx += np.outer(y[group], mean[group])
-            ridge = RIDGE * float(np.trace(xx)) / len(xx) or 1.0
-            matrix[group], inverse_condition = _solve(xx, ridge, yx + ridge * present[group])
+            matrix[group], inverse_condition, ridge = _solve(xx, yx, present[group])
             step = matrix[group] - present[group]
             condition = max(condition, 1 / max(inverse_condition, np.finfo(np.float64).eps))
             energy[group] = ((yx - ridge * step) * matrix[group]).sum(axis=1)
@@ -142,15 +143,14 @@ def sums(rows: np.ndarray) -> np.ndarray:
     return np.array(blocks, np.float64).sum(axis=0)
 
 
-def _solve(gram: np.ndarray, ridge: float, target: np.ndarray) -> tuple[np.ndarray, float]:
-    """X with X (gram + ridge I) = target, float64, and the reciprocal condition number.
-
-    Should rounding leave a system in single precision indefinite all the same, the ridge grows.
-    """
-    try:
-        return _factorise(gram, ridge, target)
-    except linalg.LinAlgError:
-        return _factorise(gram, 100 * ridge, target)
+def _solve(gram: np.ndarray, target: np.ndarray, present: np.ndarray) -> tuple[np.ndarray, float, float]:
+    """X with X (gram + r I) = target + r present, float64, the reciprocal condition number of that system, and r."""
+    ridge = RIDGE * max(float(np.trace(gram)), 0.0) / len(gram) or 1.0
+    dominant = ridge + float(np.abs(gram).sum(axis=0).max())
+    for strength in (ridge, 100 * ridge):
+        with suppress(linalg.LinAlgError):
+            return *_factorise(gram, strength, target + strength * present), strength
+    return *_factorise(gram, dominant, target + dominant * present), dominant
 
 
 def _factorise(gram: np.ndarray, ridge: float, target: np.ndarray) -> tuple[np.ndarray, float]:
@@ -163,8 +163,8 @@ def _factorise(gram: np.ndarray, ridge: float, target: np.ndarray) -> tuple[np.n
     return solved.T.astype(np.float64), float(estimate(factor, norm, uplo="L")[0])
 
 
-def channel_statistics(values: Iterable[np.ndarray], axis: int) -> Statistics:
-    """Mean and variance of each channel over all batches.
+def channel_statistics(values: Iterable[np.ndarray], axis: int) -> Statistics | None:
+    """Mean and variance of each channel over all batches; None where these are empty.
 
     Space is summed in the values' own precision (at least float32), samples and batches in float64.
     """
@@ -172,11 +172,15 @@ def channel_statistics(values: Iterable[np.ndarray], axis: int) -> Statistics:
     square: np.ndarray | float = 0.0
     count = 0
     for value in values:
+        if value.size == 0:
+            continue
         value = value.astype(np.promote_types(value.dtype, np.float32), copy=False)
         rows = value.reshape(-1, value.shape[axis], 1) if axis in (-1, value.ndim - 1) else _spaced(value, axis)
         total = total + rows.sum(axis=2).sum(axis=0, dtype=np.float64)
         square = square + np.einsum("ncp,ncp->nc", rows, rows).sum(axis=0, dtype=np.float64)
         count += value.size // value.shape[axis]
+    if count == 0:
+        return None
     mean = total / count
     return Statistics(np.asarray(mean), np.maximum(square / count - mean**2, 0))
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
+from .groups import is_floating
 from .model_file import Model, reads
 
 
@@ -49,10 +50,10 @@ class OutputFinder:
         self._readers.update(output.name for output in graph.output)
 
     def find(self, node: onnx.NodeProto) -> OutputChannels | None:
-        """Places for `node`; None where its weight is not a constant of its own."""
+        """Places for `node`; None where its weight is not a constant of its own, of a floating-point type."""
         attributes = {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}
-        weight = self._own_constant(node.input[1])
-        if weight is None:
+        weight = self.own_constant(node.input[1])
+        if weight is None or not is_floating(self._model.weights[weight]):
             return None
         output = node.output[0]
         if node.op_type == "Conv":
@@ -68,15 +69,15 @@ class OutputFinder:
         if beta == 0:
             return None
         if len(node.input) > 2 and node.input[2]:
-            bias = self._own_constant(node.input[2])
-            if bias is None or self._model.weights[bias].size != channels:
+            bias = self.own_constant(node.input[2])
+            if bias is None or not self._is_vector(bias, channels):
                 return None
             return OutputChannels(output, weight, weight_axis, axis, bias, beta)
         after, sign = self._shift_after(node, channels)
         vacant = after is None and node.op_type != "MatMul"
         return OutputChannels(output, weight, weight_axis, axis, None, beta, after, sign, vacant)
 
-    def _own_constant(self, name: str) -> str | None:
+    def own_constant(self, name: str) -> str | None:
         """The constant behind `name`, through Identity, if nothing else reads it."""
         while self._readers[name] == 1 and name not in self._model.weights:
             maker = self._makers.get(name)
@@ -93,14 +94,18 @@ class OutputFinder:
         if node is None or self._readers[output] != 1:
             return None, 1.0
         if node.op_type == "BatchNormalization" and layer.op_type != "MatMul":
-            return self._own_constant(node.input[3]), -1.0
+            return self.own_constant(node.input[3]), -1.0
         if node.op_type == "Add" and layer.op_type in ("Gemm", "MatMul"):
             other = node.input[1] if node.input[0] == output else node.input[0]
-            constant = self._own_constant(other)
-            value = None if constant is None else self._model.weights[constant]
-            if value is not None and value.size == channels and value.shape[-1:] == (channels,):
+            constant = self.own_constant(other)
+            if constant is not None and self._is_vector(constant, channels):
                 return constant, 1.0
         return None, 1.0
+
+    def _is_vector(self, name: str, channels: int) -> bool:
+        """Whether a constant has one value for each of the channels, along its last axis."""
+        value = self._model.weights[name]
+        return value.size == channels and value.shape[-1:] == (channels,)
 
 
 def rescale(model: Model, place: OutputChannels, scale: np.ndarray, shift: np.ndarray) -> None:
@@ -119,6 +124,6 @@ def rescale(model: Model, place: OutputChannels, scale: np.ndarray, shift: np.nd
         model.replace(place.shift_after, moved.reshape(after.shape).astype(after.dtype))
     elif place.vacant:
         node = next(node for node in model.proto.graph.node if place.name in node.output)
-        name = f"{place.name}_bias"
+        name = model.free_name(f"{place.name}_bias")
         model.add(name, (shift / place.beta).astype(weight.dtype))
         node.input[:] = [*node.input[:2], name]

@@ -90,10 +90,14 @@ class StepwiseRun:
             else:
                 self._advance(everything, min(stop, target), wanted)
 
-    def values(self, name: str) -> Iterator[np.ndarray]:
-        """The value of tensor or constant `name`, batch by batch, of the batches that are level with the first;
-        `reach` it first, and ask before the run moves past its readers."""
-        for batch in self._values[: self.level]:
+    def approach(self, name: str, lagging: bool = False) -> None:
+        """Run all nodes before the one that makes the tensor `name`; with `lagging`, only for the front batches."""
+        self._run_to(self._maker[name], (), lagging)
+
+    def values(self, name: str, batches: int | None = None) -> Iterator[np.ndarray]:
+        """The value of tensor or constant `name`, batch by batch, of so many `batches` (None: those that are level with
+        the first); `reach` it first, and ask before the run moves past its readers."""
+        for batch in self._values[: batches or self.level]:
             yield np.asarray(batch[name] if name in batch else self.model.weights[name])
 
     def update(self, name: str, function: Callable[[np.ndarray], np.ndarray]) -> None:
@@ -153,11 +157,11 @@ class StepwiseRun:
         if isinstance(value, list):
             batch[name] = value
             return
-        if self._held + value.nbytes > MEMORY_LIMIT:
+        if self._held + value.nbytes > MEMORY_LIMIT and value.dtype != object:
             path = Path(self._folder.name, f"{self._files}.npy")
             self._files += 1
             np.save(path, value)
-            value = np.load(path, mmap_mode="r")
+            value = np.load(path, mmap_mode="r").view(value.dtype)  # which a file does not tell of bfloat16
         else:
             self._held += value.nbytes
         batch[name] = value
@@ -180,7 +184,8 @@ def _declaration(name: str, value: Any) -> onnx.ValueInfoProto:
     if isinstance(value, list):
         element = next((DATA_TYPES[item.dtype] for item in value), onnx.TensorProto.FLOAT)
         return helper.make_tensor_sequence_value_info(name, element, None)
-    return helper.make_tensor_value_info(name, DATA_TYPES[value.dtype], [None] * value.ndim)
+    element = onnx.TensorProto.STRING if value.dtype == object else DATA_TYPES[value.dtype]
+    return helper.make_tensor_value_info(name, element, [None] * value.ndim)
 
 
 class CalibratedRun:
@@ -206,13 +211,15 @@ class CalibratedRun:
         for slot in (3, 4):
             found = source.constant(node.input[slot])
             if found is not None:
-                name = f"{node.output[0]}_statistics_{slot}"
+                name = self.model.free_name(f"{node.output[0]}_statistics_{slot}")
                 self.model.add(name, found[1])
                 node.input[slot] = name
 
     def _normalise(self, index: int) -> None:
         node = self.model.proto.graph.node[index]
         found = channel_statistics(self.run.values(node.input[0]), axis=1)
+        if found is None:
+            return
         self.statistics[node.output[0]] = found
         for name, value in ((node.input[3], found.mean), (node.input[4], found.variance)):
             if name in self.model.weights:

@@ -120,14 +120,14 @@ class _Surgery:
         known = np.zeros(value.shape, bool)
         known.flat[[*edit.counts, *edit.pinned]] = True
         base, computed = f"{node.output[0]}_sizes_{edit.slot}", node.input[edit.slot]
-        output = self._new_name(f"{base}_corrected")
+        output = self.model.free_name(f"{base}_corrected")
         if self._opset >= 9:
             mask, constant = self._new_constant(f"{base}_known", known), self._new_constant(base, value)
             inserted = [helper.make_node("Where", [mask, constant, computed], [output], name=output)]
         else:
             mask = self._new_constant(f"{base}_computed", (~known).astype(value.dtype))
             constant = self._new_constant(base, np.where(known, value, 0))
-            masked = self._new_name(f"{base}_masked")
+            masked = self.model.free_name(f"{base}_masked")
             inserted = [
                 helper.make_node("Mul", [computed, mask], [masked], name=masked),
                 helper.make_node("Add", [masked, constant], [output], name=output),
@@ -144,15 +144,8 @@ class _Surgery:
             node.input[edit.slot] = self._new_constant(f"{node.output[0]}_indices", indices)
 
     def _new_constant(self, base: str, value: np.ndarray) -> str:
-        name = self._new_name(base)
+        name = self.model.free_name(base)
         self.model.add(name, np.array(value))
-        return name
-
-    def _new_name(self, base: str) -> str:
-        taken = {name for node in self._nodes for name in [*node.input, *node.output]} | set(self.model.weights)
-        name, number = base, 1
-        while name in taken:
-            name, number = f"{base}_{number}", number + 1
         return name
 
     def _unread(self) -> set[str]:

@@ -359,6 +359,111 @@ def test_long_rows_of_a_convolution_are_mixed(monkeypatch):
     assert errors[0] > errors[1] > errors[2]
 
 
+def shiftless(activation, mixed):
+    """An `activation` with a mean in front of a MatMul without bias; `mixed`: behind Flatten, with long rows."""
+    graph = Builder(seed=1)
+    if mixed:
+        hidden = graph.conv(graph.input(("N", 3, 12, 12)), 3, 24, name="producer", strides=[3, 3])
+        hidden, width = graph.node("Flatten", graph.node(activation, hidden)), 24 * 16
+    else:
+        hidden, width = graph.gemm(graph.input(("N", 16)), 16, 60, name="producer"), 60
+        hidden = graph.node(activation, hidden)
+    return load_model(graph.model(graph.matmul(hidden, width, 10)))
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("activation", ["Relu", "Sigmoid"])
+def test_without_a_place_for_a_shift_the_mean_is_fitted_too(activation, mixed, monkeypatch):
+    """A factor that matches deviations would move a mean that nothing can move back."""
+    if mixed:
+        monkeypatch.setattr(fitting, "MAX_INPUTS", 100)
+    model = shiftless(activation, mixed)
+    ours, report = compressed(model, 0.4, include="producer", calibration=normal(model, 512))
+    (expected,), (found,) = (outputs(each, normal(model, 512, seed=3)) for each in (model, ours))
+    assert ((found - expected) ** 2).sum() < 0.35 * ((expected - expected.mean(axis=0)) ** 2).sum()
+    assert group_of(report, "producer").recalibrated == ()
+
+
+@pytest.mark.parametrize("data", ["synthetic", "given"])
+@pytest.mark.parametrize("kind", ["chain", "pyramid", "strided"])
+def test_layers_of_which_some_rest_on_the_front_alone(kind, data, monkeypatch):
+    """A later layer may look back at an early tensor, which one of the models has for more samples than the other."""
+    monkeypatch.setattr(fitting, "FRONT_ELEMENTS", 4 * 3 * 32 * 32)
+    monkeypatch.setattr(fitting, "MIN_ROWS", 4 * 32 * 32)
+    monkeypatch.setattr("lbyl_onnx.calibration.BATCH_ELEMENTS", 2 * 3 * 32 * 32)
+    graph = Builder(seed=2)
+    early = graph.node("Relu", graph.conv(graph.input(("N", 3, 32, 32)), 3, 12, name="producer"))
+    if kind == "chain":
+        ends = [graph.conv(graph.node("Relu", graph.conv(early, 12, 8)), 8, 6)]
+    elif kind == "strided":
+        ends = [graph.conv(early, 12, 6, strides=[8, 8]), graph.conv(early, 12, 6, (1, 1))]
+    else:
+        deep = graph.node("MaxPool", early, kernel_shape=[8, 8], strides=[8, 8])
+        deep = graph.node("Relu", graph.batch_norm(graph.conv(deep, 12, 8, bias=False), 8))
+        ends = [graph.conv(deep, 8, 6), graph.conv(early, 12, 6, (1, 1))]
+    proto = settled(graph.model(*ends))
+    calibration = "synthetic" if data == "synthetic" else synthetic_inputs(load_model(proto), 64, seed=9)
+    assert_restores(proto, calibration=calibration)
+
+
+def test_statistics_that_are_also_scales_move_alone():
+    """One constant for mean and shift, one for variance and scale, as exporters merge them before training."""
+    graph = Builder(seed=2)
+    hidden = graph.node("Relu", graph.conv(graph.input(("N", 3, 12, 12)), 3, 12, name="producer"))
+    zeros, ones = graph.constant(np.zeros(12)), graph.constant(np.ones(12))
+    hidden = graph.conv(hidden, 12, 12, bias=False)
+    hidden = graph.node("Relu", graph.node("BatchNormalization", hidden, ones, zeros, zeros, ones, name="bn"))
+    model = load_model(graph.model(graph.conv(hidden, 12, 4)))
+    ours, _ = compressed(model, 0.5, include="producer")
+    node = next(node for node in ours.proto.graph.node if node.op_type == "BatchNormalization")
+    scale, shift, mean, variance = (ours.weights[name] for name in node.input[1:])
+    assert (scale == 1).all() and (shift == 0).all() and (mean != 0).any() and (variance != 1).any()
+    onnx.checker.check_model(ours.to_proto(), full_check=True)
+
+
+@pytest.mark.parametrize("criterion", ["obs", "l2"])
+def test_a_branch_that_nothing_reaches(criterion):
+    """Its convolutions see no sample at all."""
+    graph = Builder(seed=2)
+    hidden = graph.node("Relu", graph.conv(graph.input(("N", 3, 8, 8)), 3, 8, name="producer"))
+    most = graph.node("ReduceMax", hidden, axes=[1, 2, 3], keepdims=0)
+    chosen = graph.node("Compress", hidden, graph.node("Greater", most, graph.constant(1e6)), axis=0)
+    inner = graph.node("Relu", graph.batch_norm(graph.conv(chosen, 8, 8, name="inner"), 8))
+    model = load_model(graph.model(graph.conv(inner, 8, 4), graph.conv(hidden, 8, 4)))
+    for calibration in ("synthetic", normal(model, 16)):
+        ours, report = compressed(model, 0.5, criterion=criterion, calibration=calibration, samples=16)
+        assert_finite(ours)
+        assert not report.warnings and group_of(report, "inner").units_after == 4
+
+
+def test_integers_and_text_pass_through():
+    """A MatMul of integers is not fitted; text crosses from one stretch to the next."""
+    graph = Builder(seed=2)
+    x = graph.input(("N", 5))
+    text = graph.node("Cast", x, to=TensorProto.STRING)
+    whole = graph.node("Cast", x, to=TensorProto.INT32)
+    whole = graph.node("MatMul", whole, graph.constant(np.arange(20).reshape(5, 4), np.int32, "whole"))
+    hidden = graph.gemm(graph.node("Relu", graph.gemm(x, 5, 16, name="producer")), 16, 5)
+    hidden = graph.gemm(graph.node("Add", hidden, graph.node("Cast", text, to=TensorProto.FLOAT)), 5, 4)
+    model = load_model(graph.model(graph.node("Add", hidden, graph.node("Cast", whole, to=TensorProto.FLOAT))))
+    ours, report = compressed(model, 0.5, include="producer", calibration=normal(model, 64))
+    np.testing.assert_array_equal(ours.weights["whole"], model.weights["whole"])
+    assert group_of(report, "producer").restored == "moments" and not report.warnings
+
+
+def test_depthwise_rows_count_once_for_each_group(monkeypatch):
+    """However small the kernel, the rows of all groups together stay within bounds."""
+    taken = []
+    rows_of = fitting.sample_rows
+    monkeypatch.setattr(fitting, "sample_rows", lambda *given: taken.append(rows_of(*given)) or taken[-1])
+    monkeypatch.setattr(fitting, "ROW_ELEMENTS", 2**12)
+    monkeypatch.setattr(fitting, "MIN_ROWS", 16)
+    model = load_model(block(Builder(seed=2), lambda graph, x: graph.conv(x, 12, 12, group=12)))
+    compressed(model, 0.5, include="producer", calibration=normal(model, 32))
+    (depthwise,) = (rows for rows in taken if len(rows) == 6)
+    assert 2**11 < depthwise.size <= 2**12
+
+
 def test_transposed_convolutions_as_consumers():
     graph = Builder(seed=2)
     hidden = graph.node("Relu", graph.conv(graph.input(("N", 3, 8, 8)), 3, 12, name="producer"))

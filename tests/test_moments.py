@@ -122,6 +122,16 @@ def test_rows_may_come_in_any_portions(portions, capacity):
     np.testing.assert_allclose(parts.wanted.mean, y.mean(axis=0), atol=1e-5)
 
 
+@pytest.mark.parametrize("value", [-1.0, 0.0, -1e-12])
+def test_a_covariance_that_rounding_left_indefinite(value):
+    """The fit stays near the present weights."""
+    present = np.array([[1.0, -2.0, 0.5]])
+    gram = np.full((3, 3), value)
+    matrix, inverse_condition, ridge = moments_module._solve(gram, np.zeros((1, 3)), present)
+    assert ridge > 0 and 0 <= inverse_condition <= 1
+    np.testing.assert_allclose(matrix @ (gram + ridge * np.eye(3)), ridge * present, rtol=1e-6, atol=1e-9)
+
+
 def test_no_rows_are_no_basis():
     moments = RowMoments(1, 2, 3)
     assert not moments.finite
@@ -213,6 +223,12 @@ def test_the_variance_of_a_constant_is_nearly_zero_and_never_negative():
         mean, variance = channel_statistics([np.full((8, 2, 7), value, np.float32)] * 3, 1)
         np.testing.assert_allclose(mean, value, rtol=1e-6)
         assert (variance >= 0).all() and (variance <= 1e-6 * value**2).all()
+
+
+def test_statistics_of_nothing():
+    assert channel_statistics([], 1) is None and channel_statistics([np.empty((0, 2, 7))], 1) is None
+    some, empty = np.ones((3, 2, 7), np.float32), np.empty((0, 2, 7), np.float32)
+    np.testing.assert_allclose(channel_statistics([empty, some], 1).mean, [1, 1])
 
 
 def test_statistics_of_channels_far_from_zero():

@@ -377,9 +377,27 @@ def test_a_gemm_that_ignores_its_bias_has_no_place():
     assert find(graph.model(x))[1] is None
 
 
-@pytest.mark.parametrize("bias", [(), (1,), (CHANNELS + 2, CHANNELS)], ids=str)
+@pytest.mark.parametrize("bias", [(), (1,), (CHANNELS, CHANNELS), (CHANNELS, 1)], ids=str)
 def test_a_bias_that_is_no_vector_of_channels_has_no_place(bias):
     graph = Builder()
     constant = graph.constant(np.ones(bias, np.float32))
-    x = graph.node("Gemm", graph.input((CHANNELS + 2, 5)), graph.weight(5, CHANNELS), constant, name="layer")
+    x = graph.node("Gemm", graph.input((CHANNELS, 5)), graph.weight(5, CHANNELS), constant, name="layer")
     assert find(graph.model(x))[1] is None
+
+
+def test_a_weight_of_integers_is_no_place():
+    graph = Builder()
+    x = graph.input(("N", 5), kind=TensorProto.INT32)
+    assert (
+        find(graph.model(graph.node("MatMul", x, graph.constant(np.ones((5, 4)), np.int32), name="layer")))[1] is None
+    )
+
+
+def test_a_new_bias_takes_no_name_of_another():
+    graph = Builder()
+    x = graph.conv(graph.input(), 3, CHANNELS, bias=False, name="layer")
+    x = graph.node("Add", x, graph.constant(np.ones((CHANNELS, 1, 1)), name="layer_bias"))
+    model, place = find(graph.model(x))
+    rescale(model, place, np.ones(CHANNELS), np.arange(CHANNELS, dtype=float))
+    assert model.weights["layer_bias"].shape == (CHANNELS, 1, 1)
+    np.testing.assert_array_equal(model.weights["layer_bias_1"], np.arange(CHANNELS))

@@ -129,6 +129,37 @@ def test_scalars_several_inputs_and_other_types():
     assert_like_plain(model, batches)
 
 
+@pytest.mark.parametrize("limit", [0, stepwise.MEMORY_LIMIT])
+def test_text_and_bfloat16_across_stretches(limit, monkeypatch):
+    """Text has no place in a file, and a file does not tell of bfloat16."""
+    monkeypatch.setattr(stepwise, "MEMORY_LIMIT", limit)
+    graph = Builder()
+    x = graph.input(("N", 3, 6, 3))
+    text = graph.node("Cast", x, to=TensorProto.STRING)
+    brain = graph.node("Cast", x, to=TensorProto.BFLOAT16)
+    hidden = graph.conv(x, 3, 3)
+    others = [graph.node("Cast", each, to=TensorProto.FLOAT) for each in (text, brain)]
+    model = load_model(graph.model(graph.node("Sum", hidden, *others)))
+    names = [name for name in made(model) if name not in (text, brain, *model.weights)]
+    assert_like_plain(model, batches_of(2, 3, shape=(3, 6, 3)), names)
+
+
+def test_a_tensor_is_approached_but_not_made():
+    graph = Builder()
+    hidden = graph.node("Relu", graph.conv(graph.input(("N", 3, 6, 3)), 3, 4))
+    last = graph.conv(hidden, 4, 2, name="last")
+    model, batches = load_model(graph.model(last)), batches_of(2, shape=(3, 6, 3))
+    run = StepwiseRun(model, batches, "cpu")
+    try:
+        run.approach(last)
+        (found,) = run.values(hidden)
+        np.testing.assert_allclose(found, plain(model, batches, [hidden])[0][0], atol=1e-5)
+        with pytest.raises(KeyError):
+            list(run.values(last))
+    finally:
+        run.close()
+
+
 def test_sequences_across_stretches():
     graph = Builder()
     x = graph.conv(graph.input(), 3, 4)
