@@ -159,9 +159,9 @@ class _Terms:
         energies = np.zeros(5)
         for (name, axis), channels in subject.inputs.items():
             after = rows[name, axis][:, channels].transpose(0, 2, 1).reshape(-1, len(removed))
-            after = after[:: -(-len(after) // MAX_ROWS)]
-            if not (np.isfinite(before).all() and np.isfinite(after).all()):
+            if not all(len(each) and np.isfinite(each).all() for each in (before, after)):
                 return LayerErrors()
+            after = after[:: -(-len(after) // MAX_ROWS)]
             mixing, offset = self._replacement(subject, after)
             alike = axis == subject.output[1] and shapes[name].shape == shapes[subject.output[0]].shape
             energies += error_energies(before, after, removed, mixing, offset, alike and before.shape == after.shape)

@@ -431,7 +431,8 @@ def test_a_branch_that_nothing_reaches(criterion):
     inner = graph.node("Relu", graph.batch_norm(graph.conv(chosen, 8, 8, name="inner"), 8))
     model = load_model(graph.model(graph.conv(inner, 8, 4), graph.conv(hidden, 8, 4)))
     for calibration in ("synthetic", normal(model, 16)):
-        ours, report = compressed(model, 0.5, criterion=criterion, calibration=calibration, samples=16)
+        options = {"criterion": criterion, "calibration": calibration, "samples": 16}
+        ours, report = compressed(model, 0.5, **options, layer_errors=True)
         assert_finite(ours)
         assert not report.warnings and group_of(report, "inner").units_after == 4
 
