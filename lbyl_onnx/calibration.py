@@ -67,8 +67,9 @@ def calibrate(
     """Samples for `model` from `source`.
 
     `source`: "synthetic"; an .npz file or mapping with an array for each input, first axis = samples, as the model
-    expects them; or a folder of images, resized to the model's input and normalised. `samples`: how many at most (None:
-    for synthetic ones as many as fit ELEMENTS, from 64 to 512, or 8192 without convolutions; else all). `shapes`:
+    expects them; or a folder of images, resized to the model's input and normalised, evenly from those in the order of
+    their names. `samples`: how many at most (None: for synthetic ones as many as fit ELEMENTS, from 64 to 512, or 8192
+    without convolutions; of a folder 512; else all), rounded up to what one run of the model takes. `shapes`:
     sizes of dynamic inputs. Models without convolutions get more various ones (`variety`). Raises UsageError where the
     source does not fit the model.
     """
@@ -130,7 +131,7 @@ def _batches(
             )
     sampled = [name for name, count in rows.items() if count == size]
     total = min((len(arrays[name]) for name in sampled), default=size)
-    total = min(total, samples or total)
+    total = min(total, max(samples, size if fixed else 1) if samples else total)
     arrays = arrays | {name: arrays[name][:total] for name in sampled}
     runs = min([len(arrays[name]) // count if fixed else -(-total // size) for name, count in rows.items()], default=1)
     return [
@@ -157,9 +158,11 @@ def _read_images(
         raise UsageError("a folder of images needs Pillow: python -m pip install 'lbyl-onnx[images]'") from None
     if len(specs) != 1 or specs[0].channel_axis is None:
         raise UsageError(f"{folder}: a folder of images fits a model with one image input; give an .npz file instead")
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)[:samples]
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
     if not paths:
         raise UsageError(f"{folder}: holds no images ({', '.join(IMAGE_SUFFIXES)})")
+    count = min(samples or MAX_SAMPLES, len(paths))
+    paths = [paths[index * len(paths) // count] for index in range(count)]
     spec, shape = specs[0], shapes[specs[0].name]
     channels = shape[spec.channel_axis or 1]
     height, width = shape[1:3] if spec.channel_axis == 3 else shape[2:]
@@ -170,7 +173,7 @@ def _read_images(
     for path in paths:
         try:
             image = Image.open(path).convert(mode).resize((width, height), Image.Resampling.BILINEAR)
-        except OSError as error:
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise UsageError(f"{path}: is not a readable image ({error}); remove it from the folder") from None
         pixels.append(np.asarray(image, np.float32).reshape(height, width, channels) / 255)
     return {spec.name: as_input(np.stack(pixels).transpose(0, 3, 1, 2), spec, normalisation)}

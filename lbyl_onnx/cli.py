@@ -334,6 +334,9 @@ def _print_compression(report: Report) -> None:
 
 def _print_agreement(console: Console, validation: Validation) -> None:
     console.print(tables.measured_on(validation), soft_wrap=True)
+    if validation.free_outputs:
+        names = ", ".join(validation.free_outputs)
+        console.print(tables.printable(f"not compared, as their sizes follow values: {names}"), soft_wrap=True)
     if validation.outputs:
         console.print()
         console.print(tables.outputs_table(validation, console.width))

@@ -24,8 +24,8 @@ from .calibration import Calibration
 from .groups import Analysis
 from .layers import LayerReader
 from .mixing import mixed_weight, repeats
-from .model_file import Model
-from .moments import RowMoments, Statistics, channel_statistics
+from .model_file import Model, reads
+from .moments import RowMoments, Statistics, channel_statistics, within
 from .outputs import OutputChannels, OutputFinder, rescale
 from .patches import LinearNode, linear_node, position_count, rows_at, sample_rows
 from .plan import Plan
@@ -42,6 +42,8 @@ FRONT_ELEMENTS = 12 * 3 * 224 * 224
 """Elements of input that go in front, as long as they give enough rows."""
 ROW_ELEMENTS = 2**22
 """More rows are taken where those that hold so many elements, outputs included, are more."""
+SELECTING_OPS = ("Compress", "NonMaxSuppression", "NonZero", "TopK", "Unique")
+"""Operators that select by value: behind them a row of the cut model is not the same row of the original."""
 MAX_RESCALE = 3.0
 NEGLIGIBLE = 1e-6
 
@@ -84,6 +86,7 @@ class _Lockstep:
         self._synthetic = calibration.synthetic
         self._rng = np.random.default_rng(seed)
         self._places = OutputFinder(self.fitted)
+        self._selected = selected(analysis.model.proto.graph)
 
     def walk(self) -> None:
         """Visit the weight layers in the original's order."""
@@ -115,13 +118,13 @@ class _Lockstep:
 
     def _normalised(self, place: OutputChannels) -> bool:
         """Whether a BatchNormalization behind the layer uses the samples' statistics, which matches them by itself."""
-        return self._synthetic and place.sign < 0
+        return place.sign < 0 and place.name in self.ours.normalised
 
     def _fit(self, node: onnx.NodeProto, ours: onnx.NodeProto, place: OutputChannels) -> LayerFit | None:
         before = self.original.model.weights.get(node.input[1])
         after = self.fitted.weights[place.weight]
         layer = linear_node(ours, self.fitted.weights)
-        if before is None or layer is None:
+        if before is None or layer is None or layer.data in self._selected:
             return None
         lossy = layer.channels_read(after) < layer.channels_read(before)
         if not (lossy or not self._synthetic):
@@ -164,7 +167,7 @@ class _Lockstep:
             return None
         moments = RowMoments(1, len(before.features), len(after.features))
         for found, wanted in self._pairs(layer.data, layer.data):
-            if wanted.size == 0:
+            if wanted.size == 0 or not layer.pairs(found, wanted):
                 continue
             positions = self._positions(wanted, layer, rows // before.features.shape[1])
             x, y = (rows_at(value, layer, positions) for value in (found, wanted))
@@ -185,7 +188,7 @@ class _Lockstep:
         kept = self._kept_channels(layer.output, 1 if layer.is_convolution else -1)
         left: np.ndarray | slice = slice(None) if kept.all() else kept
         for data, output in self._pairs(layer.data, layer.output):
-            if output.size == 0:
+            if output.size == 0 or not layer.pairs(data, output):
                 continue
             positions = self._positions(output, layer, rows)
             taken = sample_rows(layer, data, kernel, positions, output.shape)
@@ -273,7 +276,7 @@ class _Lockstep:
         moved = ours.mean + scale * (mean - original.mean[kept])
         if not np.isfinite(moved).all():
             return
-        for slot, value in ((3, moved.astype(mean.dtype)), (4, (variance * scale**2).astype(variance.dtype))):
+        for slot, value in ((3, within(moved, mean.dtype)), (4, within(variance * scale**2, variance.dtype))):
             name = self._places.own_constant(node.input[slot])
             if name is None:
                 node.input[slot] = self.fitted.free_name(f"{node.output[0]}_statistics_{slot}")
@@ -286,6 +289,20 @@ def _affine(value: np.ndarray, scale: np.ndarray, shift: np.ndarray) -> np.ndarr
     result = value * scale.astype(value.dtype)
     result += shift.astype(value.dtype)
     return result
+
+
+def selected(graph: onnx.GraphProto) -> set[str]:
+    """Tensors behind operators that select by the values that weight layers gave."""
+    computed: set[str] = set()
+    chosen: set[str] = set()
+    for node in graph.node:
+        read = set(reads(node))
+        selects = node.op_type in SELECTING_OPS and not computed.isdisjoint(read)
+        if selects or not chosen.isdisjoint(read):
+            chosen.update(node.output)
+        if node.op_type in WEIGHT_OPS or not computed.isdisjoint(read):
+            computed.update(node.output)
+    return chosen
 
 
 def rescaling(wanted: np.ndarray, found: np.ndarray, mean: np.ndarray) -> np.ndarray:

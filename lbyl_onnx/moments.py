@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import ml_dtypes
 import numpy as np
 from scipy import linalg
 
@@ -17,6 +18,8 @@ RIDGE = 1e-2
 CHUNK = 2**22
 """Elements of rows and outputs that are gathered before they are multiplied."""
 SUMMED = 256
+FAR = 10
+"""Means of so many standard deviations cost single precision too many digits of the variance."""
 ORIGIN_ROWS = 256
 """Rows whose mean is taken away from all: near enough for products to keep their digits."""
 
@@ -143,6 +146,12 @@ def sums(rows: np.ndarray) -> np.ndarray:
     return np.array(blocks, np.float64).sum(axis=0)
 
 
+def within(value: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """`value` in a floating-point type that may have a smaller range, whose ends take what lies beyond."""
+    info = ml_dtypes.finfo(dtype)
+    return np.clip(value, float(info.min), float(info.max)).astype(dtype)
+
+
 def _solve(gram: np.ndarray, target: np.ndarray, present: np.ndarray) -> tuple[np.ndarray, float, float]:
     """X with X (gram + r I) = target + r present, float64, the reciprocal condition number of that system, and r."""
     ridge = RIDGE * max(float(np.trace(gram)), 0.0) / len(gram) or 1.0
@@ -166,7 +175,8 @@ def _factorise(gram: np.ndarray, ridge: float, target: np.ndarray) -> tuple[np.n
 def channel_statistics(values: Iterable[np.ndarray], axis: int) -> Statistics | None:
     """Mean and variance of each channel over all batches; None where these are empty.
 
-    Space is summed in the values' own precision (at least float32), samples and batches in float64.
+    Space is summed in the values' own precision (at least float32), samples and batches in float64; the squares of
+    channels whose mean is large all in float64.
     """
     total: np.ndarray | float = 0.0
     square: np.ndarray | float = 0.0
@@ -176,9 +186,14 @@ def channel_statistics(values: Iterable[np.ndarray], axis: int) -> Statistics | 
             continue
         value = value.astype(np.promote_types(value.dtype, np.float32), copy=False)
         rows = value.reshape(-1, value.shape[axis], 1) if axis in (-1, value.ndim - 1) else _spaced(value, axis)
-        total = total + rows.sum(axis=2).sum(axis=0, dtype=np.float64)
-        square = square + np.einsum("ncp,ncp->nc", rows, rows).sum(axis=0, dtype=np.float64)
-        count += value.size // value.shape[axis]
+        sums = rows.sum(axis=2).sum(axis=0, dtype=np.float64)
+        squares = np.einsum("ncp,ncp->nc", rows, rows).sum(axis=0, dtype=np.float64)
+        number = value.size // value.shape[axis]
+        far = sums**2 > FAR**2 / (1 + FAR**2) * number * squares
+        if far.any():
+            exact = rows[:, far].astype(np.float64)
+            sums[far], squares[far] = exact.sum(axis=(0, 2)), np.einsum("ncp,ncp->c", exact, exact)
+        total, square, count = total + sums, square + squares, count + number
     if count == 0:
         return None
     mean = total / count

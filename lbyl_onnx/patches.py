@@ -70,6 +70,11 @@ class LinearNode:
         """How many inputs a row has: those channels at every tap of the kernel."""
         return self.channels_read(weight) * (math.prod(weight.shape[2:]) if self.is_convolution else 1)
 
+    def pairs(self, data: np.ndarray, output: np.ndarray) -> bool:
+        """Whether `data`, of another model, can be what made `output`: of as many samples, for matrices rows."""
+        axes = 1 if self.is_convolution else -1
+        return data.shape[:axes] == output.shape[:axes]
+
     def weight_like(self, matrix: np.ndarray, weight: np.ndarray) -> np.ndarray:
         """The inverse of `matrix`: a weight of the shape and type of `weight`."""
         if self.is_convolution:

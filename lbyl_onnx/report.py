@@ -87,7 +87,8 @@ class OutputComparison:
 @dataclass(frozen=True)
 class Validation:
     """Both models side by side in onnxruntime. Latencies are medians in milliseconds of one run of the same
-    `latency_batch` samples; accuracies are top-1 in [0, 1], None without labels."""
+    `latency_batch` samples; accuracies are top-1 in [0, 1], None without labels. `free_outputs`: names of those that
+    cannot be compared, as their sizes follow values and differ."""
 
     provider: str
     data: str
@@ -98,6 +99,7 @@ class Validation:
     latency_after_ms: float
     accuracy_before: float | None = None
     accuracy_after: float | None = None
+    free_outputs: tuple[str, ...] = ()
 
     @property
     def speedup(self) -> float:

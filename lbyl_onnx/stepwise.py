@@ -19,7 +19,7 @@ from onnx import helper
 from .calibration import Calibration
 from .layers import LayerReader
 from .model_file import Model, reads
-from .moments import Statistics, channel_statistics
+from .moments import Statistics, channel_statistics, within
 from .runtime import open_session, run
 from .tensors import DATA_TYPES
 
@@ -191,29 +191,32 @@ def _declaration(name: str, value: Any) -> onnx.ValueInfoProto:
 class CalibratedRun:
     """A run of `model` in which BatchNormalization uses the samples' own statistics, if these are synthetic.
 
-    `statistics`: what each such node found, by its output's name.
+    `normalised`: the tensors that such nodes read; `statistics`: what they found, by their outputs' names.
     """
 
     def __init__(self, model: Model, calibration: Calibration, provider: str, front: int | None = None) -> None:
         self.model = model.copy()
         self.statistics: dict[str, Statistics] = {}
+        self.normalised: set[str] = set()
         stops = set()
         if calibration.synthetic:
             for index, node in enumerate(self.model.proto.graph.node):
-                if node.op_type == "BatchNormalization" and sum(map(bool, node.output)) == 1:
+                if node.op_type == "BatchNormalization" and sum(map(bool, node.output)) == 1 and self._detach(node):
                     stops.add(index)
-                    self._detach(node)
+                    self.normalised.add(node.input[0])
         self.run = StepwiseRun(self.model, calibration.batches, provider, stops, self._normalise, front)
 
-    def _detach(self, node: onnx.NodeProto) -> None:
-        """Give the node mean and variance constants of its own."""
+    def _detach(self, node: onnx.NodeProto) -> bool:
+        """Give the node a mean and a variance of its own; whether it had constants for them."""
         source = LayerReader(self.model)
-        for slot in (3, 4):
-            found = source.constant(node.input[slot])
-            if found is not None:
-                name = self.model.free_name(f"{node.output[0]}_statistics_{slot}")
-                self.model.add(name, found[1])
-                node.input[slot] = name
+        found = [source.constant(name) for name in node.input[3:5]]
+        values = [constant[1] for constant in found if constant is not None]
+        if len(values) < len(found):
+            return False
+        for slot, value in enumerate(values, 3):
+            node.input[slot] = self.model.free_name(f"{node.output[0]}_statistics_{slot}")
+            self.model.add(node.input[slot], value)
+        return True
 
     def _normalise(self, index: int) -> None:
         node = self.model.proto.graph.node[index]
@@ -222,5 +225,4 @@ class CalibratedRun:
             return
         self.statistics[node.output[0]] = found
         for name, value in ((node.input[3], found.mean), (node.input[4], found.variance)):
-            if name in self.model.weights:
-                self.model.replace(name, value.astype(self.model.weights[name].dtype))
+            self.model.replace(name, within(value, self.model.weights[name].dtype))

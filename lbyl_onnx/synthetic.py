@@ -22,7 +22,8 @@ PAINTED_TOGETHER, PIXELS_TOGETHER = 64, 2**20
 PAINTERS = 2
 """Threads that paint: numpy lets go of the interpreter for about half of their time."""
 SMALL = 112
-LEAVES_PER_SQUARE = 120
+LEAVES_PER_SQUARE, MOST_SQUARES = 120, 16
+"""Leaves for each square of an elongated image, and the number of squares from which they grow no more."""
 COLOUR_CORRELATION = 0.89
 SCENE_SHARE = 0.25
 SHADING = 0.2
@@ -325,7 +326,7 @@ def dead_leaves(
 def _paint(rng: np.random.Generator, samples: int, channels: int, height: int, width: int) -> np.ndarray:
     side = min(height, width)
     smallest, largest = max(4.0, side / 28), max(5.0, side / 2)
-    quantiles = rng.random(LEAVES_PER_SQUARE * max(height, width) // side)
+    quantiles = rng.random(LEAVES_PER_SQUARE * min(max(height, width), MOST_SQUARES * side) // side)
     radii = (smallest**-2 - quantiles * (smallest**-2 - largest**-2)) ** -0.5
     scene = _colours(rng, samples, channels)
     canvas = np.repeat(scene, height * width, axis=0)

@@ -63,9 +63,9 @@ def validate(
     `shapes` where dynamic and under `normalisation` where images, and others than `calibrate` makes. Where the
     model's batch axis is fixed to B, samples beyond a multiple of B are left out. Outputs are compared slice
     by slice, so any number of samples fits in memory; elements that are not finite in the original are left
-    out of the errors. Latencies are medians of alternating runs of one sample, or one batch of B: those of
-    the comparison where it takes no more at once, and as many again of the first sample as LATENCY_SECONDS
-    allow.
+    out of the errors, and so are outputs whose sizes follow values (detections) where they differ. Latencies
+    are medians of alternating runs of one sample, or one batch of B: those of the comparison where it takes no
+    more at once, and as many again of the first sample as LATENCY_SECONDS allow.
 
     Raises UsageError for data that does not fit the model, ModelError where the original does not load or
     run, ValidationFailed where the compressed model does not, has other inputs, outputs or shapes, or is not
@@ -81,13 +81,14 @@ def validate(
     evaluation = _made_up(model, samples, seed, shapes, normalisation) if data is None else _given(model, data)
     feed = next(feed_batches(before, evaluation.inputs, limit=1))
     comparison = _Comparison(evaluation, _rows(feed))
-    comparison.run(before, after)
+    comparison.run(before, after, _free_axes(before))
     latency_before, latency_after = _latencies(before, after, feed, comparison.seconds)
     return Validation(
         provider=provider,
         data=evaluation.source,
         samples=comparison.samples,
-        outputs=tuple(errors.result() for errors in comparison.outputs.values()),
+        outputs=tuple(errors.result() for name, errors in comparison.outputs.items() if name not in comparison.free),
+        free_outputs=tuple(sorted(comparison.free)),
         latency_batch=_rows(feed),
         latency_before_ms=latency_before,
         latency_after_ms=latency_after,
@@ -249,18 +250,21 @@ def _is_classes(value: np.ndarray, samples: int) -> bool:
 
 
 class _Comparison:
-    """Both models over all samples, slice by slice; `outputs` holds the errors of every numeric output, `seconds` the
-    times of both models' runs on slices of `least` samples."""
+    """Both models over all samples, slice by slice; `outputs` holds the errors of every numeric output, `free` the
+    names of those that cannot be compared, `seconds` the times of both models' runs on slices of `least` samples."""
 
     def __init__(self, evaluation: _Evaluation, least: int) -> None:
         self.evaluation = evaluation
         self.least = least
         self.outputs: dict[str, _Errors] = {}
+        self.free: set[str] = set()
         self.seconds: list[tuple[float, float]] = []
         self.samples = 0
         self.correct: dict[str, int] = {}
 
-    def run(self, before: ort.InferenceSession, after: ort.InferenceSession) -> None:
+    def run(
+        self, before: ort.InferenceSession, after: ort.InferenceSession, free_axes: dict[str, tuple[bool, ...]]
+    ) -> None:
         names = [value.name for value in before.get_outputs()]
         for feed in feed_batches(before, self.evaluation.inputs, _batch_limit(before, self.evaluation)):
             old, old_seconds = _timed(before, feed)
@@ -270,10 +274,12 @@ class _Comparison:
                 raise ValidationFailed(f"the compressed model does not run: {error}") from error
             if _rows(feed) == self.least:
                 self.seconds.append((old_seconds, new_seconds))
-            self._add(dict(zip(names, old, strict=True)), dict(zip(names, new, strict=True)), _rows(feed))
+            values = dict(zip(names, old, strict=True)), dict(zip(names, new, strict=True))
+            self.free |= {name for name, free in free_axes.items() if _differ(free, *(each[name] for each in values))}
+            self._add(*values, _rows(feed))
 
     def _add(self, old: dict[str, Any], new: dict[str, Any], rows: int) -> None:
-        numeric = [name for name, value in old.items() if _is_numeric(value)]
+        numeric = [name for name, value in old.items() if _is_numeric(value) and name not in self.free]
         for name in numeric:
             if old[name].shape != new[name].shape:
                 raise ValidationFailed(
@@ -293,6 +299,27 @@ class _Comparison:
     def accuracy(self, side: str) -> float | None:
         """Top-1 accuracy in [0, 1] of the model "before" or "after"; None without labels or classes."""
         return self.correct[side] / self.samples if side in self.correct else None
+
+
+def _free_axes(session: ort.InferenceSession) -> dict[str, tuple[bool, ...]]:
+    """Which axes of each output have a size that neither the model nor an input declares, so that it may follow values:
+    those of a name that no input has, and nameless ones but the first."""
+    named = {size for value in session.get_inputs() for size in value.shape}
+    return {
+        value.name: tuple(
+            size not in named if isinstance(size, str) else size is None and axis > 0
+            for axis, size in enumerate(value.shape)
+        )
+        for value in session.get_outputs()
+    }
+
+
+def _differ(free: tuple[bool, ...], old: Any, new: Any) -> bool:
+    """Whether two tensors have different sizes, all of them along `free` axes."""
+    if not (_is_numeric(old) and _is_numeric(new)) or not old.ndim == new.ndim == len(free):
+        return False
+    differ = [left != right for left, right in zip(old.shape, new.shape, strict=True)]
+    return any(differ) and all(axis for axis, differs in zip(free, differ, strict=True) if differs)
 
 
 def _check_labels(labels: np.ndarray, output: str, classes: int) -> None:

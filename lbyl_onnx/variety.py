@@ -30,7 +30,7 @@ def varied_images(
     images = synthetic_inputs(model, CANDIDATES * samples, seed, shapes, normalisation)[name]
     try:
         scores = run_batches(open_session(model), {name: images})[0]
-    except ModelError:
+    except (ModelError, ValueError):  # refused, or of other sizes from batch to batch
         scores = np.empty(0)
     if scores.ndim == 2 and scores.shape[1] > 1 and len(scores) == len(images) and scores.dtype.kind == "f":
         images = images[evenly_classed(scores, samples)]

@@ -201,6 +201,13 @@ def test_too_few_for_a_static_batch():
     )
 
 
+def test_fewer_than_a_static_batch_are_rounded_up():
+    model = image_model(batch=4)
+    calibrated = calibrate(model, {"image": rows(9, 3, 8, 6)}, samples=3)
+    assert count(calibrated, "image") == 4
+    assert_runs(model, calibrated)
+
+
 @pytest.mark.parametrize("samples", [0, -1])
 def test_a_number_of_samples_that_is_none(samples):
     refused(image_model(), {"image": rows(2, 3, 8, 6)}, "sample", samples=samples)
@@ -252,6 +259,21 @@ def test_images_are_read_in_the_order_of_their_names(tmp_path):
     first = next(image for image in images if image[0, 3, 3] == 1)
     np.testing.assert_allclose(first[:, 3, 3], [1, 0, 0.2], rtol=1e-6)
     assert joined(calibrate(image_model(), str(tmp_path), samples=2), "image").shape[0] == 2
+
+
+def test_of_many_images_some_are_taken_evenly(tmp_path, monkeypatch):
+    for number in range(7):
+        paint(tmp_path, f"{number}.png", colour=(number, 0, 0))
+    some = calibrate(image_model(), tmp_path, samples=3, normalisation=PLAIN)
+    np.testing.assert_allclose(joined(some, "image")[:, 0, 3, 3] * 255, [0, 2, 4], atol=1e-4)
+    monkeypatch.setattr(calibration, "MAX_SAMPLES", 5)
+    assert joined(calibrate(image_model(), tmp_path), "image").shape[0] == 5
+
+
+def test_an_image_that_is_too_large_to_open(tmp_path, monkeypatch):
+    paint(tmp_path, "a.png", size=(40, 40))
+    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 10)
+    refused(image_model(), tmp_path, r"a\.png: is not a readable image .*; remove it")
 
 
 def test_images_are_normalised_as_for_imagenet_by_default(tmp_path):

@@ -437,6 +437,42 @@ def test_a_branch_that_nothing_reaches(criterion):
         assert not report.warnings and group_of(report, "inner").units_after == 4
 
 
+def test_rows_that_each_model_selects_for_itself_are_not_fitted():
+    """Which rows there are, and how many, follows from values that the cut has changed."""
+    graph = Builder(seed=2)
+    x = graph.input(("N", 6))
+    scores = graph.gemm(graph.node("Relu", graph.gemm(x, 6, 40, name="first")), 40, 1, name="scores")
+    positive = graph.node("NonZero", graph.node("Greater", scores, graph.constant(0.0)))
+    places = graph.node("Gather", positive, graph.constant(0), axis=0)
+    head = graph.node("Relu", graph.gemm(graph.node("Gather", x, places, axis=0), 6, 16, name="second"))
+    model = load_model(graph.model(scores, graph.gemm(head, 16, 3, name="last")))
+    assert {places, head, "last"} <= fitting.selected(model.proto.graph) and "scores" not in fitting.selected(
+        model.proto.graph
+    )
+    for calibration in ("synthetic", normal(model, 300)):
+        ours, report = compressed(model, 0.75, calibration=calibration, samples=300)
+        assert_finite(ours)
+        assert group_of(report, "first").restored == "moments" and not report.warnings
+        assert group_of(report, "second").error is None
+
+
+def test_statistics_that_are_computed_stay():
+    """A mean behind a Cast cannot be replaced, so the convolution in front is matched instead."""
+    graph = Builder(seed=2)
+    hidden = graph.node("Relu", graph.conv(graph.input(("N", 3, 12, 12)), 3, 12, name="producer"))
+    hidden = graph.conv(hidden, 12, 12, bias=False, name="consumer")
+    vectors = [graph.constant(graph.rng.uniform(0.5, 1.5, 12), np.float16) for _ in range(4)]
+    computed = [graph.node("Cast", vector, to=TensorProto.FLOAT) for vector in vectors]
+    hidden = graph.node("Relu", graph.node("BatchNormalization", hidden, *computed))
+    model = load_model(graph.model(graph.conv(hidden, 12, 4)))
+    ours, report = compressed(model, 0.5, include="producer")
+    plain, _ = compressed(model, 0.5, include="producer", restore="none")
+    inputs = synthetic_inputs(model, 16, seed=1)
+    assert min(sqnr(model, ours, inputs)) > min(sqnr(model, plain, inputs)) + 2
+    consumer = next(node for node in ours.proto.graph.node if node.output[0] == "consumer")
+    assert len(consumer.input) == 3 and "consumer" in group_of(report, "producer").recalibrated
+
+
 def test_integers_and_text_pass_through():
     """A MatMul of integers is not fitted; text crosses from one stretch to the next."""
     graph = Builder(seed=2)

@@ -2,6 +2,7 @@
 
 from unittest import mock
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -223,6 +224,20 @@ def test_the_variance_of_a_constant_is_nearly_zero_and_never_negative():
         mean, variance = channel_statistics([np.full((8, 2, 7), value, np.float32)] * 3, 1)
         np.testing.assert_allclose(mean, value, rtol=1e-6)
         assert (variance >= 0).all() and (variance <= 1e-6 * value**2).all()
+
+
+def test_the_variance_of_large_maps_far_from_zero():
+    values = (900 + np.random.default_rng(8).standard_normal((4, 3, 64, 64))).astype(np.float32)
+    found = channel_statistics([values[:2], values[2:]], 1)
+    np.testing.assert_allclose(found.variance, values.astype(np.float64).var(axis=(0, 2, 3)), rtol=1e-4)
+
+
+def test_values_beyond_a_type_become_its_ends():
+    value = np.array([1e6, -1e6, 2.5])
+    np.testing.assert_array_equal(moments_module.within(value, np.dtype(np.float16)), [65504, -65504, 2.5])
+    for dtype in (np.float32, ml_dtypes.bfloat16):
+        found = moments_module.within(value, np.dtype(dtype))
+        assert found.dtype == dtype and np.isfinite(found.astype(np.float32)).all()
 
 
 def test_statistics_of_nothing():

@@ -365,6 +365,20 @@ def test_synthetic_samples_are_normalised_by_their_own_statistics(options):
     assert model.to_proto().SerializeToString(deterministic=True) == before
 
 
+def test_statistics_beyond_half_precision_end_at_its_range():
+    graph = Builder()
+    x = graph.input(("N", 2, 4, 4), kind=TensorProto.FLOAT16)
+    vectors = [graph.constant(np.ones(2), np.float16) for _ in range(4)]
+    model = load_model(graph.model(graph.node("BatchNormalization", x, *vectors, name="bn")))
+    values = np.random.default_rng(0).standard_normal((8, 2, 4, 4)) * np.array([1, 2000]).reshape(2, 1, 1)
+    calibrated = CalibratedRun(model, Calibration([{"x": values.astype(np.float16)}], True, ""), "cpu")
+    calibrated.run.reach("bn")
+    calibrated.run.close()
+    assert calibrated.normalised == {"x"} and calibrated.statistics["bn"].variance[1] > 1e6
+    variance = calibrated.model.weights[calibrated.model.proto.graph.node[0].input[4]]
+    assert variance[1] == np.finfo(np.float16).max and variance[0] < 2
+
+
 def _vectors(model, node):
     """Values of all inputs of a node; those that are no constants (None) too."""
     makers = {other.output[0]: other for other in model.proto.graph.node}

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, TypeProto, helper, numpy_helper
 
+from lbyl_onnx import synthetic
 from lbyl_onnx.errors import ModelError, UsageError
 from lbyl_onnx.model_file import load_model
 from lbyl_onnx.runtime import feed_batches, open_session, run
@@ -162,6 +163,14 @@ def test_given_shapes_override_and_are_checked():
             concrete_shapes(specs, 2, shapes={"x": shape})
     with pytest.raises(UsageError, match="'y', which is no input"):
         concrete_shapes(specs, 2, shapes={"y": (1,)})
+
+
+def test_elongated_images_have_a_bounded_number_of_leaves(monkeypatch):
+    painted = []
+    leaf = synthetic._leaf
+    monkeypatch.setattr(synthetic, "_leaf", lambda *given: painted.append(1) or leaf(*given))
+    assert dead_leaves(1, 1, 4, 900).shape == (1, 1, 4, 900)
+    assert len(painted) == synthetic.LEAVES_PER_SQUARE * synthetic.MOST_SQUARES
 
 
 def test_scaling_is_said_in_words():

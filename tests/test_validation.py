@@ -246,6 +246,29 @@ def test_made_up_images_are_of_the_size_and_scale_asked_for():
     assert large.shape == (4, 3, 6, 5) and large.min() >= 0 and 100 < large.max() <= 255
 
 
+def selection(offset=0.0, size="found"):
+    """The places of positive elements, of which there are as many as the values say, and the values themselves."""
+    shifted = helper.make_node("Add", ["x", "offset"], ["y"])
+    places = helper.make_node("NonZero", ["positive"], ["places"])
+    return proto_of(
+        [shifted, helper.make_node("Greater", ["y", "zero"], ["positive"]), places],
+        [("x", TensorProto.FLOAT, ["N", 3])],
+        [("y", TensorProto.FLOAT, ["N", 3]), ("places", TensorProto.INT64, [2, size])],
+        {"offset": np.array(offset, np.float32), "zero": np.array(0, np.float32)},
+    )
+
+
+def test_outputs_whose_sizes_follow_values_are_not_compared():
+    result = validate(selection(), selection(3.0))
+    assert [output.name for output in result.outputs] == ["y"] and result.free_outputs == ("places",)
+    result = validate(selection(), selection())
+    assert [output.name for output in result.outputs] == ["y", "places"] and result.free_outputs == ()
+    nameless = validate(selection(size=None), selection(3.0, size=None))
+    assert nameless.free_outputs == ("places",)
+    with pytest.raises(ValidationFailed, match="'places' of the compressed model has shape"):
+        validate(selection(size="N"), selection(3.0, size="N"))
+
+
 def in_turns(monkeypatch, before, after):
     durations = {"before": iter(before), "after": iter(after)}
     order = []
