@@ -78,8 +78,8 @@ def calibrate(
     specs = input_specs(model)
     varied = _sees_rows(model, specs)
     chosen = concrete_shapes(specs, 1, shapes=shapes)
-    scaled = scaling(specs, chosen, normalisation)
-    stated = f", {scaled}" if scaled else ""
+    sizes = [f"{spec.name} {'x'.join(map(str, chosen[spec.name][1:]))}" for spec in specs if None in spec.shape[1:]]
+    stated = "".join(f", {words}" for words in (*sizes, scaling(specs, chosen, normalisation)) if words)
     if isinstance(source, str) and source == "synthetic":
         most = MAX_SAMPLES if convolves(model) else MAX_VECTORS
         count = samples or samples_within(ELEMENTS, chosen, MIN_SAMPLES, most)
@@ -199,7 +199,7 @@ def parse_normalisation(mean: str | None, std: str | None, input_range: str | No
         values = _numbers("input-range", input_range)
         if mean or std or len(values) != 2 or values[0] >= values[1]:
             raise UsageError(
-                f"--input-range {input_range!r}: expected LOW,HIGH, and neither --mean nor --std beside it"
+                f"--input-range {input_range!r}: expected LOW,HIGH, LOW below HIGH, without --mean and --std"
             )
         low, high = values
         return Normalisation((-low / (high - low),), (1 / (high - low),))
@@ -210,6 +210,8 @@ def parse_normalisation(mean: str | None, std: str | None, input_range: str | No
     means, deviations = _numbers("mean", mean), _numbers("std", std)
     if len(means) != len(deviations) or min(deviations) <= 0:
         raise UsageError(f"--mean {mean} and --std {std}: expected as many means as positive deviations")
+    if max(means) > 1:
+        raise UsageError(f"--mean {mean}: expected means of pixel values in [0, 1]; divide it and --std by 255")
     return Normalisation(means, deviations)
 
 

@@ -43,8 +43,10 @@ app = typer.Typer(
 )
 
 Provider = Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="onnxruntime's execution provider.")]
-Mean = Annotated[str | None, typer.Option(metavar="M,..", help="Means that images are normalised by.")]
-Std = Annotated[str | None, typer.Option(metavar="S,..", help="Deviations that images are normalised by.")]
+Mean = Annotated[
+    str | None, typer.Option(metavar="M,..", help="Means of pixels in [0, 1] that images are normalised by.")
+]
+Std = Annotated[str | None, typer.Option(metavar="S,..", help="Deviations to these means.")]
 InputRange = Annotated[
     str | None, typer.Option(metavar="LOW,HIGH", help="Range of image values, in place of --mean and --std.")
 ]
@@ -177,7 +179,7 @@ def compress(
         progress("writing")
         written = _write(result, _bytes(_files(model)), target, report, force)
     if not quiet:
-        _print_compression(written)
+        _print_compression(written, given=calibration != "synthetic")
     for warning in written.warnings:
         _print_error(f"warning: {warning}")
 
@@ -318,7 +320,8 @@ def _bytes(files: set[Path]) -> int:
     return sum(file.stat().st_size for file in files)
 
 
-def _print_compression(report: Report) -> None:
+def _print_compression(report: Report, given: bool) -> None:
+    """What was done; `given`: whether the user gave samples, on which the two models could be compared."""
     console = _console()
     console.print(tables.compression_table(report))
     console.print()
@@ -327,6 +330,9 @@ def _print_compression(report: Report) -> None:
         console.print(tables.printable(f"measured on {report.calibration}"))
     if report.validation is not None:
         _print_agreement(console, report.validation)
+        if given:
+            command = f"lbyl-onnx validate {report.input.path} {report.output.path} --data EVAL.npz"
+            console.print(tables.printable(f"to compare on real samples: {command}"), soft_wrap=True)
     else:
         console.print("not compared with the original (--no-validate)")
     console.print(f"wrote {report.output.path}", soft_wrap=True)

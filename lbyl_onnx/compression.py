@@ -24,7 +24,7 @@ from .plan import Plan, Selection, choose, compile_pattern, reasons_to_leave
 from .probe import probe
 from .report import Report, Validation
 from .restoration import METHODS, Strength
-from .runtime import resolve_provider
+from .runtime import open_session, resolve_provider, run
 from .sharing import reshare, unshare
 from .surgery import cut
 from .synthetic import Normalisation
@@ -115,11 +115,14 @@ def compress(
         tell("sampling")
         measured = calibrate(working, calibration, samples, seed, shapes, normalisation)
     warnings: tuple[str, ...] = ()
+    if measured is None and not (isinstance(calibration, str) and calibration == "synthetic"):
+        warnings = (f"the calibration samples are not used by --restore {restore} with --criterion {criterion}",)
     try:
         cutting = _cut(analysis, selection, restore, strength, measured, provider, tell)
     except ModelError as error:
-        if not needed:
+        if measured is None or not needed:
             raise
+        _check_runs(source, measured, provider)
         warnings = (f"activations cannot be measured ({error}); chosen by l2 and restored by lbyl instead",)
         selection, restore, measured = replace(selection, criterion="l2"), "lbyl", None
         cutting = _cut(analysis, selection, restore, strength, measured, provider, tell)
@@ -262,12 +265,24 @@ def _why_nothing(source: Model, reasons: list[str | None], selection: Selection)
         )
     told = [reason for reason in reasons if reason]
     if len(told) < len(reasons):
-        return (
-            f"{name}: nothing to remove at ratio {selection.ratio:g}, rounded to multiples of {selection.round_to}; "
-            "raise --ratio"
-        )
+        rounded, advice = "", "raise --ratio"
+        if selection.round_to > 1:
+            rounded, advice = f", rounded to multiples of {selection.round_to}", "raise --ratio or lower --round-to"
+        return f"{name}: nothing to remove at ratio {selection.ratio:g}{rounded}; {advice}"
     common = max(dict.fromkeys(told), key=told.count)
     return f"{name}: nothing to remove in {len(told)} groups; most often: {common} (lbyl-onnx inspect lists all)"
+
+
+def _check_runs(model: Model, calibration: Calibration, provider: str) -> None:
+    """Raise UsageError where it is the user's samples that the model does not take."""
+    if calibration.synthetic:
+        return
+    session = open_session(model, provider)
+    try:
+        for batch in calibration.batches:
+            run(session, batch)
+    except ModelError as error:
+        raise UsageError(f"the model does not take the calibration samples ({calibration.source}): {error}") from error
 
 
 def _check_finite(source: Model, compressed: Model) -> None:

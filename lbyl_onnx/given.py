@@ -46,6 +46,8 @@ def input_array(spec: InputSpec, arrays: Mapping[str, np.ndarray], source: str) 
     ):
         expected_shape = format_shape((None, *spec.shape[1:]) if spec.shape else ())
         raise UsageError(f"{where} has shape {array.shape}, the model expects {expected_shape}, first axis = samples")
+    if array.dtype.kind == "f" and not (array < np.inf).all():
+        raise UsageError(f"{where} holds values that are NaN or infinite; leave these samples out")
     if array.size == 0:
         raise UsageError(f"{where} is empty, shape {array.shape}; give at least one sample")
     return array.astype(spec.dtype, copy=False)

@@ -349,7 +349,7 @@ def _check_target(model: Model, path: Path, force: bool, with_data: bool) -> Non
             raise UsageError(f"{target}: is a folder; give the name of a file")
         if target.exists() and not force:
             what = "is the input model" if overwrites_input else "exists already"
-            raise UsageError(f"{target}: {what}; choose another name or use --force to overwrite it")
+            raise UsageError(f"{target}: {what}; choose another name or overwrite it (--force, force=True)")
         if not overwrites_input and any(_same(target, data) for data in inputs):
             raise UsageError(f"{target}: holds the weights of the input model; choose another name")
 

@@ -16,7 +16,6 @@ from lbyl_onnx.model_file import Model
 SEQUENCE_LENGTH = 16
 VOLUME_SIZE = 32
 UNKNOWN_VOCABULARY = 10
-LARGEST_TOKEN = 100
 
 PAINTED_TOGETHER, PIXELS_TOGETHER = 64, 2**20
 PAINTERS = 2
@@ -68,7 +67,11 @@ class Normalisation:
 
     def __str__(self) -> str:
         mean, std = (",".join(f"{value + 0:.3g}" for value in values) for values in (self.mean, self.std))
-        return f"normalised by mean {mean}, std {std}"
+        words = f"normalised by mean {mean}, std {std}"
+        if len(self.mean) > 1:
+            return words
+        low, high = (f"{(end - self.mean[0]) / self.std[0] + 0:.3g}" for end in (0, 1))
+        return f"{words} ({low} to {high})"
 
     def apply(self, images: np.ndarray) -> np.ndarray:
         """`images`, float32 of shape (N, C, H, W) in [0, 1], normalised in place. UsageError where neither one value
@@ -190,7 +193,7 @@ def synthetic_inputs(
       its own, from none to all, of its pixels replaced by noise
     - names with "mask", and booleans: ones
     - integers: names with "position" count up along the last axis, with "token_type" or "segment" are zero,
-      others are uniform token ids below the size of the embedding that the input selects from, at most 100
+      others are uniform token ids below the size of the embedding that the input selects from, or below 10
     - other floats: standard normal
 
     Raises UsageError for shapes that do not fit, ModelError for inputs that are no tensors.
@@ -226,7 +229,7 @@ def _values(
         return np.broadcast_to(np.arange(shape[-1]), shape)
     if _means(spec.name, "token_type", "segment"):
         return np.zeros(shape)
-    return rng.integers(0, min(_vocabulary(model, spec.name), LARGEST_TOKEN), shape)
+    return rng.integers(0, _vocabulary(model, spec.name), shape)
 
 
 def _means(name: str, *words: str) -> bool:

@@ -201,6 +201,11 @@ def test_too_few_for_a_static_batch():
     )
 
 
+def test_the_size_that_a_dynamic_input_gets_is_said():
+    calibrated = calibrate(image_model(height="H", width="W"), samples=1)
+    assert calibrated.source.startswith("1 synthetic samples, seed 0, image 3x224x224, normalised by")
+
+
 def test_fewer_than_a_static_batch_are_rounded_up():
     model = image_model(batch=4)
     calibrated = calibrate(model, {"image": rows(9, 3, 8, 6)}, samples=3)
@@ -395,6 +400,7 @@ def test_a_range_is_where_pixels_end_up(low, high):
         ("0.5", "0", None, "positive deviations"),
         ("0.5", "-1", None, "positive deviations"),
         ("half", "1", None, "--mean 'half': expected numbers"),
+        ("123.7,116.3,103.5", "58,57,57", None, r"pixel values in \[0, 1\]; divide it and --std by 255"),
         ("", "1", None, "--mean '': expected numbers"),
         ("0.5", "nan", None, "--std"),
         ("inf", "1", None, "--mean"),
@@ -404,8 +410,8 @@ def test_a_range_is_where_pixels_end_up(low, high):
         (None, None, "a,b", "--input-range 'a,b': expected numbers"),
         (None, None, "nan,1", "--input-range"),
         (None, None, "0,inf", "--input-range"),
-        ("0", "1", "0,255", "neither --mean nor --std"),
-        (None, "1", "0,255", "neither --mean nor --std"),
+        ("0", "1", "0,255", "without --mean and --std"),
+        (None, "1", "0,255", "without --mean and --std"),
     ],
 )
 def test_normalisations_that_are_none(mean, std, input_range, message):

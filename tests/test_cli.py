@@ -129,10 +129,18 @@ def test_sizes_and_scales_reach_every_command(lbyl, tmp_path):
     looks = "--shape", "x:1x3x6x5"
     assert_refused(lbyl("compress", *files), 4, "--shape")
     code, printed, _ = lbyl("compress", *files, *looks, "--input-range", "0,255")
-    assert code == 0 and "measured on 512 synthetic samples, seed 0, normalised by mean 0, std 0.00392" in printed
-    assert "16x4" in printed
+    assert (
+        code == 0 and "measured on 512 synthetic samples, seed 0, x 3x6x5, normalised by mean 0, std 0.00392" in printed
+    )
+    assert "16x4" in printed and "to compare on real samples" not in printed
     assert lbyl("validate", *files, *looks, "--mean", "0.5", "--std", "0.5")[0] == 0
     assert lbyl("inspect", files[0], *looks)[0] == 0
+
+
+def test_given_samples_come_with_advice(lbyl, tmp_path):
+    out = tmp_path / "out.onnx"
+    code, printed, _ = lbyl("compress", CNN, out, "--calibration", DIGITS)
+    assert code == 0 and f"to compare on real samples: lbyl-onnx validate {CNN} {out} --data EVAL.npz" in printed
 
 
 def test_quiet_prints_warnings_only(lbyl, tmp_path, monkeypatch):

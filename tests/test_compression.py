@@ -279,8 +279,8 @@ def test_options_are_checked_before_the_model_is_read(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"ratio": 0}, "^the model: nothing to remove at ratio 0, rounded to multiples of 1; raise --ratio$"),
-        ({"ratio": 0.5, "round_to": 8}, "nothing to remove at ratio 0.5, rounded to multiples of 8"),
+        ({"ratio": 0}, "^the model: nothing to remove at ratio 0; raise --ratio$"),
+        ({"ratio": 0.5, "round_to": 8}, "ratio 0.5, rounded to multiples of 8; raise --ratio or lower --round-to$"),
         ({"ratio": 0.5, "exclude": "first"}, "nothing to remove.*matched by --exclude"),
     ],
 )
@@ -322,6 +322,21 @@ def test_a_result_that_cannot_be_compared(monkeypatch):
     monkeypatch.setattr(compression, "validate", refuse)
     with pytest.raises(ValidationFailed, match="the result cannot be compared with the original: no such input"):
         cut_down(dense(), 0.5, validation=True)
+
+
+def test_samples_that_are_not_used_are_said_so():
+    samples = {"x": np.ones((4, 6), np.float32)}
+    (warning,) = cut_down(dense(), 0.5, calibration=samples).report.warnings
+    assert warning == "the calibration samples are not used by --restore lbyl with --criterion l2"
+
+
+def test_samples_that_the_model_does_not_take():
+    graph = Builder()
+    hidden = graph.node("Gather", graph.weight(10, 6), graph.input(("N", 3), "ids", TensorProto.INT64))
+    hidden = graph.node("Relu", graph.matmul(hidden, 6, 8))
+    model, ids = graph.model(graph.matmul(hidden, 8, 2)), np.full((4, 3), 10)
+    with pytest.raises(UsageError, match=r"does not take the calibration samples \(4 samples of given arrays\): .*10"):
+        compress(model, 0.5, calibration={"ids": ids})
 
 
 MEASURED = Validation("cpu", "synthetic", 16, (), 1, latency_before_ms=2.0, latency_after_ms=2.5)

@@ -47,6 +47,8 @@ def test_files_that_cannot_be_read(tmp_path):
         ({"image": np.float32(1)}, r"'image' has shape \(\)"),
         ({"image": np.full((2, 3, 8, 6), "text")}, "'image' is <U4, the model expects float32"),
         ({"image": rows(2, 3, 8, 6).astype(np.complex64)}, "'image' is complex64"),
+        ({"image": np.full((2, 3, 8, 6), np.nan)}, "'image' holds values that are NaN or infinite; leave these"),
+        ({"image": np.full((2, 3, 8, 6), np.inf, np.float32)}, "NaN or infinite"),
         ({"image": rows(0, 3, 8, 6)}, r"'image' is empty, shape \(0, 3, 8, 6\); give at least one sample"),
     ],
 )
@@ -59,5 +61,7 @@ def test_arrays_that_do_not_fit(arrays, message):
 def test_arrays_are_cast_where_that_is_safe():
     for dtype in (np.uint8, np.float16, np.float64):
         assert input_array(IMAGE, {"image": rows(2, 3, 8, 6).astype(dtype)}, "eval").dtype == np.float32
+    masked = np.full((2, 3, 8, 6), -np.inf)
+    np.testing.assert_array_equal(input_array(IMAGE, {"image": masked}, "eval"), masked)
     scalar = InputSpec("scale", np.dtype(np.float32), ())
     assert input_array(scalar, {"scale": np.float64(2)}, "eval") == 2

@@ -508,7 +508,7 @@ def test_targets_that_cannot_be_written(tmp_path):
     for target, reason in (
         (tmp_path / "no" / "out.onnx", "does not exist"),
         (tmp_path, "is a folder"),
-        (taken, "exists already; choose another name or use --force"),
+        (taken, "exists already; choose another name or overwrite it"),
         (taken / "out.onnx", "does not exist"),
         (tmp_path / ("x" * 300), "cannot be written"),
     ):
