@@ -9,7 +9,7 @@ from conftest import ROOT, shared, shared_files
 from graphs import Builder
 from onnx import TensorProto
 
-from lbyl_onnx import fitting, moments
+from lbyl_onnx import elimination, fitting, moments
 from lbyl_onnx.calibration import calibrate
 from lbyl_onnx.compression import compress
 from lbyl_onnx.fitting import MAX_RESCALE, rescaling
@@ -94,7 +94,8 @@ def redundant(kind):
 @pytest.mark.parametrize("data", ["synthetic", "given"])
 @pytest.mark.parametrize("kind", ["linear", "relu", "bn"])
 def test_redundant_channels_go_and_come_back(kind, data, monkeypatch):
-    """On any data, foreign to the samples; to float precision but for the pull towards the present weights."""
+    """On any data, foreign to the samples; to float precision but for the ridges, which hide what a channel that hardly
+    varies adds and pull towards the present weights."""
     model = redundant(kind)
     calibration = "synthetic" if data == "synthetic" else normal(model, 64, seed=1)
     options = {"include": "producer", "calibration": calibration, "samples": 64}
@@ -104,6 +105,7 @@ def test_redundant_channels_go_and_come_back(kind, data, monkeypatch):
     assert group.units_after == KEPT and group.predicted_error < 2e-3 and group.error < 2e-3
     assert min(sqnr(model, ours, foreign)) > 40
     monkeypatch.setattr(moments, "RIDGE", 1e-8)
+    monkeypatch.setattr(elimination, "RIDGE", 1e-5)
     exact, report = compressed(model, REMOVED / 12, **options)
     assert group_of(report, "producer").error < 2e-6
     assert min(sqnr(model, exact, foreign)) > 90
