@@ -86,6 +86,7 @@ class _Lockstep:
         self._synthetic = calibration.synthetic
         self._rng = np.random.default_rng(seed)
         self._places = OutputFinder(self.fitted)
+        self._constants = LayerReader(self.fitted)
         self._selected = selected(analysis.model.proto.graph)
 
     def walk(self) -> None:
@@ -166,9 +167,7 @@ class _Lockstep:
         if before is None or after is None or len(after.features) == inputs:
             return None
         moments = RowMoments(1, len(before.features), len(after.features))
-        for found, wanted in self._pairs(layer.data, layer.data):
-            if wanted.size == 0 or not layer.pairs(found, wanted):
-                continue
+        for found, wanted in self._pairs(layer, layer.data):
             positions = self._positions(wanted, layer, rows // before.features.shape[1])
             x, y = (rows_at(value, layer, positions) for value in (found, wanted))
             moments.add(after.rows(x)[None], before.rows(y))
@@ -187,9 +186,7 @@ class _Lockstep:
         kernel = weight.shape[2:] if layer.is_convolution else ()
         kept = self._kept_channels(layer.output, 1 if layer.is_convolution else -1)
         left: np.ndarray | slice = slice(None) if kept.all() else kept
-        for data, output in self._pairs(layer.data, layer.output):
-            if output.size == 0 or not layer.pairs(data, output):
-                continue
+        for data, output in self._pairs(layer, layer.output):
             positions = self._positions(output, layer, rows)
             taken = sample_rows(layer, data, kernel, positions, output.shape)
             moments.add(taken, rows_at(output, layer, positions)[:, left])
@@ -200,10 +197,13 @@ class _Lockstep:
         """How many batches are level with the first in both runs."""
         return min(self.original.run.level, self.ours.run.level)
 
-    def _pairs(self, ours: str, original: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Values of two tensors on the same samples, batch by batch."""
-        values = self.ours.run.values(ours, self._level), self.original.run.values(original, self._level)
-        return zip(*values, strict=True)
+    def _pairs(self, layer: LinearNode, wanted: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """What the layer reads in the cut model and the original's tensor `wanted`, on the same samples, batch by
+        batch; without batches that have no rows, or not the same."""
+        ours = self.ours.run.values(layer.data, self._level)
+        for found, value in zip(ours, self.original.run.values(wanted, self._level), strict=True):
+            if value.size and layer.pairs(found, value):
+                yield found, value
 
     def _positions(self, value: np.ndarray, layer: LinearNode, rows: int) -> np.ndarray:
         """Positions in one batch's value, as many as make about `rows` over all batches."""
@@ -266,8 +266,7 @@ class _Lockstep:
         ours: Statistics,
     ) -> None:
         """Move a BatchNormalization's running statistics as the samples' statistics moved."""
-        constants = LayerReader(self.fitted)
-        found_mean, found_variance = (constants.constant(name) for name in node.input[3:5])
+        found_mean, found_variance = (self._constants.constant(name) for name in node.input[3:5])
         if found_mean is None or found_variance is None:
             return
         mean, variance = found_mean[1], found_variance[1]

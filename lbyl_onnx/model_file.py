@@ -113,15 +113,24 @@ class Model:
             graph.input.append(onnx.helper.make_tensor_value_info(name, DATA_TYPES[array.dtype], array.shape))
         self.weights[name] = array
 
-    def free_name(self, base: str) -> str:
-        """`base`, or where the graph has a tensor of that name, the first of `base`_1, `base`_2, ... that is free."""
+    def free_names(self, bases: list[str]) -> list[str]:
+        """Each of `bases`, or where the graph has a tensor of that name, the first of base_1, base_2, ... that is free;
+        all of them different."""
         graph = self.proto.graph
         taken = {name for node in graph.node for name in [*reads(node), *node.output]} | set(self.weights)
         taken |= {value.name for value in graph.input}
-        name, number = base, 1
-        while name in taken:
-            name, number = f"{base}_{number}", number + 1
-        return name
+        names = []
+        for base in bases:
+            name, number = base, 1
+            while name in taken:
+                name, number = f"{base}_{number}", number + 1
+            taken.add(name)
+            names.append(name)
+        return names
+
+    def free_name(self, base: str) -> str:
+        """The only one of `free_names`."""
+        return self.free_names([base])[0]
 
     def remove(self, names: set[str]) -> None:
         """Removes initializers and what declares them."""

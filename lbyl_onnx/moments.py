@@ -186,14 +186,14 @@ def channel_statistics(values: Iterable[np.ndarray], axis: int) -> Statistics | 
             continue
         value = value.astype(np.promote_types(value.dtype, np.float32), copy=False)
         rows = value.reshape(-1, value.shape[axis], 1) if axis in (-1, value.ndim - 1) else _spaced(value, axis)
-        sums = rows.sum(axis=2).sum(axis=0, dtype=np.float64)
+        linear = rows.sum(axis=2).sum(axis=0, dtype=np.float64)
         squares = np.einsum("ncp,ncp->nc", rows, rows).sum(axis=0, dtype=np.float64)
         number = value.size // value.shape[axis]
-        far = sums**2 > FAR**2 / (1 + FAR**2) * number * squares
+        far = linear**2 > FAR**2 / (1 + FAR**2) * number * squares
         if far.any():
             exact = rows[:, far].astype(np.float64)
-            sums[far], squares[far] = exact.sum(axis=(0, 2)), np.einsum("ncp,ncp->c", exact, exact)
-        total, square, count = total + sums, square + squares, count + number
+            linear[far], squares[far] = exact.sum(axis=(0, 2)), np.einsum("ncp,ncp->c", exact, exact)
+        total, square, count = total + linear, square + squares, count + number
     if count == 0:
         return None
     mean = total / count

@@ -197,26 +197,26 @@ class CalibratedRun:
     def __init__(self, model: Model, calibration: Calibration, provider: str, front: int | None = None) -> None:
         self.model = model.copy()
         self.statistics: dict[str, Statistics] = {}
-        self.normalised: set[str] = set()
-        stops = set()
-        if calibration.synthetic:
-            for index, node in enumerate(self.model.proto.graph.node):
-                if node.op_type == "BatchNormalization" and sum(map(bool, node.output)) == 1 and self._detach(node):
-                    stops.add(index)
-                    self.normalised.add(node.input[0])
-        self.run = StepwiseRun(self.model, calibration.batches, provider, stops, self._normalise, front)
+        detached = self._detach() if calibration.synthetic else {}
+        self.normalised = {node.input[0] for node in detached.values()}
+        self.run = StepwiseRun(self.model, calibration.batches, provider, set(detached), self._normalise, front)
 
-    def _detach(self, node: onnx.NodeProto) -> bool:
-        """Give the node a mean and a variance of its own; whether it had constants for them."""
+    def _detach(self) -> dict[int, onnx.NodeProto]:
+        """Give each node whose mean and variance are constants such of its own; these nodes, by their numbers."""
         source = LayerReader(self.model)
-        found = [source.constant(name) for name in node.input[3:5]]
-        values = [constant[1] for constant in found if constant is not None]
-        if len(values) < len(found):
-            return False
-        for slot, value in enumerate(values, 3):
-            node.input[slot] = self.model.free_name(f"{node.output[0]}_statistics_{slot}")
-            self.model.add(node.input[slot], value)
-        return True
+        detached, slots = {}, []
+        for index, node in enumerate(self.model.proto.graph.node):
+            if node.op_type == "BatchNormalization" and sum(map(bool, node.output)) == 1:
+                found = [source.constant(name) for name in node.input[3:5]]
+                values = [constant[1] for constant in found if constant is not None]
+                if len(values) == len(found):
+                    detached[index] = node
+                    slots += [(node, slot, value) for slot, value in enumerate(values, 3)]
+        names = self.model.free_names([f"{node.output[0]}_statistics_{slot}" for node, slot, _ in slots])
+        for name, (node, slot, value) in zip(names, slots, strict=True):
+            node.input[slot] = name
+            self.model.add(name, value)
+        return detached
 
     def _normalise(self, index: int) -> None:
         node = self.model.proto.graph.node[index]

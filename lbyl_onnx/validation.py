@@ -81,13 +81,13 @@ def validate(
     evaluation = _made_up(model, samples, seed, shapes, normalisation) if data is None else _given(model, data)
     feed = next(feed_batches(before, evaluation.inputs, limit=1))
     comparison = _Comparison(evaluation, _rows(feed))
-    comparison.run(before, after, _free_axes(before))
+    comparison.run(before, after)
     latency_before, latency_after = _latencies(before, after, feed, comparison.seconds)
     return Validation(
         provider=provider,
         data=evaluation.source,
         samples=comparison.samples,
-        outputs=tuple(errors.result() for name, errors in comparison.outputs.items() if name not in comparison.free),
+        outputs=tuple(errors.result() for errors in comparison.outputs.values()),
         free_outputs=tuple(sorted(comparison.free)),
         latency_batch=_rows(feed),
         latency_before_ms=latency_before,
@@ -262,9 +262,8 @@ class _Comparison:
         self.samples = 0
         self.correct: dict[str, int] = {}
 
-    def run(
-        self, before: ort.InferenceSession, after: ort.InferenceSession, free_axes: dict[str, tuple[bool, ...]]
-    ) -> None:
+    def run(self, before: ort.InferenceSession, after: ort.InferenceSession) -> None:
+        free_axes = _free_axes(before)
         names = [value.name for value in before.get_outputs()]
         for feed in feed_batches(before, self.evaluation.inputs, _batch_limit(before, self.evaluation)):
             old, old_seconds = _timed(before, feed)
@@ -277,6 +276,7 @@ class _Comparison:
             values = dict(zip(names, old, strict=True)), dict(zip(names, new, strict=True))
             self.free |= {name for name, free in free_axes.items() if _differ(free, *(each[name] for each in values))}
             self._add(*values, _rows(feed))
+        self.outputs = {name: errors for name, errors in self.outputs.items() if name not in self.free}
 
     def _add(self, old: dict[str, Any], new: dict[str, Any], rows: int) -> None:
         numeric = [name for name, value in old.items() if _is_numeric(value) and name not in self.free]

@@ -47,22 +47,19 @@ def of_one_opset():
     return st.one_of(*(st.lists(st.sampled_from(choice), min_size=2, max_size=7) for choice in choices))
 
 
-@settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-@given(
-    seed=st.integers(0, 2**16),
-    operators=of_one_opset(),
-    dynamic=st.booleans(),
-)
+def drawn(examples):
+    """Run a test on so many draws of what `random_graph` takes."""
+    draw = given(seed=st.integers(0, 2**16), operators=of_one_opset(), dynamic=st.booleans())
+    bounds = settings(max_examples=examples, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    return lambda test: bounds(draw(test))
+
+
+@drawn(100)
 def test_random_graphs(seed, operators, dynamic):
     assert_equivalent(prune(random_graph(seed, operators, dynamic), seed=seed), tolerance=1e-3)
 
 
-@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-@given(
-    seed=st.integers(0, 2**16),
-    operators=of_one_opset(),
-    dynamic=st.booleans(),
-)
+@drawn(40)
 def test_random_graphs_are_restored(seed, operators, dynamic):
     """The defaults choose and restore, and the result passes the validation."""
     try:
