@@ -16,13 +16,13 @@ import numpy as np
 from material import ROOT, require, zoo
 
 from lbyl_onnx import NothingToRemove, compress, load
-from lbyl_onnx.groups import analyse
-from lbyl_onnx.model_file import Model
-from lbyl_onnx.plan import Selection, choose
-from lbyl_onnx.probe import probe
-from lbyl_onnx.runtime import open_session, run
-from lbyl_onnx.sharing import unshare
-from lbyl_onnx.synthetic import synthetic_inputs
+from lbyl_onnx.calibration.synthetic import synthetic_inputs
+from lbyl_onnx.channels.groups import analyse
+from lbyl_onnx.channels.probe import probe
+from lbyl_onnx.model.model_file import Model
+from lbyl_onnx.model.runtime import open_session, run
+from lbyl_onnx.model.sharing import unshare
+from lbyl_onnx.selection.plan import Selection, choose
 
 sys.path.insert(0, str(ROOT / "tests"))
 from masking import masked

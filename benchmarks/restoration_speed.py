@@ -14,11 +14,11 @@ from collections.abc import Callable
 
 import numpy as np
 
+from lbyl_onnx.channels.groups import WeightAxis
+from lbyl_onnx.channels.layers import ProducerLayer
 from lbyl_onnx.compression import DEFAULT_LAMBDA1, DEFAULT_LAMBDA2
-from lbyl_onnx.groups import WeightAxis
-from lbyl_onnx.layers import ProducerLayer
-from lbyl_onnx.plan import units_kept
-from lbyl_onnx.restoration import Strength, lbyl
+from lbyl_onnx.restoration.restoration import Strength, lbyl
+from lbyl_onnx.selection.plan import units_kept
 
 
 def random_layer(filters: int, size: int) -> ProducerLayer:

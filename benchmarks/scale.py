@@ -63,9 +63,9 @@ def network(nodes: int, channels: int) -> onnx.ModelProto:
 def measure(path: str) -> dict[str, float]:
     """Seconds of each stage, peak memory in bytes beyond that of the imports, and what was found."""
     from lbyl_onnx import load
-    from lbyl_onnx.groups import analyse
-    from lbyl_onnx.probe import probe
-    from lbyl_onnx.sharing import unshare
+    from lbyl_onnx.channels.groups import analyse
+    from lbyl_onnx.channels.probe import probe
+    from lbyl_onnx.model.sharing import unshare
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     times = [time.perf_counter()]

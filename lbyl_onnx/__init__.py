@@ -9,15 +9,15 @@ import os
 
 os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")  # numpy's threads must not spin while onnxruntime works
 
+from .calibration.synthetic import Normalisation
 from .compression import CompressionResult, compress
 from .errors import LbylError, ModelError, NothingToRemove, UsageError, ValidationFailed
-from .inspection import inspect
-from .model_file import Model
-from .model_file import load_model as load
-from .model_file import save_model as save
-from .report import FileReport, GroupReport, Inspection, OutputComparison, Report, Validation
-from .synthetic import Normalisation
-from .validation import validate
+from .evaluation.inspection import inspect
+from .evaluation.report import FileReport, GroupReport, Inspection, OutputComparison, Report, Validation
+from .evaluation.validation import validate
+from .model.model_file import Model
+from .model.model_file import load_model as load
+from .model.model_file import save_model as save
 
 __version__ = "0.1.0"
 

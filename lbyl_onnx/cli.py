@@ -20,14 +20,14 @@ from rich.console import Console
 
 import lbyl_onnx
 
-from . import tables
-from .calibration import parse_normalisation, parse_shapes
+from .calibration.calibration import parse_normalisation, parse_shapes
 from .compression import DEFAULT_LAMBDA1, DEFAULT_LAMBDA2, CompressionResult
-from .criteria import CRITERIA
 from .errors import LbylError, UsageError
-from .model_file import Model
-from .report import Report, Validation, to_json
-from .restoration import METHODS
+from .evaluation import tables
+from .evaluation.report import Report, Validation, to_json
+from .model.model_file import Model
+from .restoration.restoration import METHODS
+from .selection.criteria import CRITERIA
 
 UNLIMITED = 1000
 NARROWEST = 60

@@ -10,25 +10,25 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from .calibration import Calibration, calibrate
-from .compensation import Outcome, compensate
-from .criteria import CRITERIA
-from .elimination import Elimination, rank_units
+from .calibration.calibration import Calibration, calibrate
+from .calibration.synthetic import Normalisation
+from .channels.groups import Analysis, analyse, is_floating
+from .channels.probe import probe
+from .channels.surgery import cut
 from .errors import ModelError, NothingToRemove, UsageError, ValidationFailed
-from .fitting import LayerFit, fit
-from .groups import Analysis, analyse, is_floating
-from .inspection import file_report, group_reports
-from .layer_errors import LayerErrors, measure_errors
-from .model_file import Model, load_model
-from .plan import Plan, Selection, choose, compile_pattern, reasons_to_leave
-from .probe import probe
-from .report import Report, Validation
-from .restoration import METHODS, Strength
-from .runtime import open_session, resolve_provider, run
-from .sharing import reshare, unshare
-from .surgery import cut
-from .synthetic import Normalisation
-from .validation import validate
+from .evaluation.inspection import file_report, group_reports
+from .evaluation.layer_errors import LayerErrors, measure_errors
+from .evaluation.report import Report, Validation
+from .evaluation.validation import validate
+from .model.model_file import Model, load_model
+from .model.runtime import open_session, resolve_provider, run
+from .model.sharing import reshare, unshare
+from .restoration.compensation import Outcome, compensate
+from .restoration.fitting import LayerFit, fit
+from .restoration.restoration import METHODS, Strength
+from .selection.criteria import CRITERIA
+from .selection.elimination import Elimination, rank_units
+from .selection.plan import Plan, Selection, choose, compile_pattern, reasons_to_leave
 
 DEFAULT_LAMBDA1 = 100.0
 DEFAULT_LAMBDA2 = 1e-3

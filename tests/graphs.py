@@ -18,14 +18,14 @@ import onnxruntime as ort
 from masking import kept_shapes, masked
 from onnx import TensorProto, helper, numpy_helper
 
-from lbyl_onnx.groups import Analysis, ChannelGroup, analyse
-from lbyl_onnx.model_file import Model, load_model
-from lbyl_onnx.plan import Selection, choose
-from lbyl_onnx.probe import probe
-from lbyl_onnx.runtime import open_session, run
-from lbyl_onnx.sharing import reshare, unshare
-from lbyl_onnx.surgery import cut
-from lbyl_onnx.synthetic import synthetic_inputs
+from lbyl_onnx.calibration.synthetic import synthetic_inputs
+from lbyl_onnx.channels.groups import Analysis, ChannelGroup, analyse
+from lbyl_onnx.channels.probe import probe
+from lbyl_onnx.channels.surgery import cut
+from lbyl_onnx.model.model_file import Model, load_model
+from lbyl_onnx.model.runtime import open_session, run
+from lbyl_onnx.model.sharing import reshare, unshare
+from lbyl_onnx.selection.plan import Selection, choose
 
 _ELEMENT_TYPES = {
     "tensor(float)": "FLOAT",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from lbyl_onnx.groups import Analysis, is_floating
-from lbyl_onnx.model_file import Model
+from lbyl_onnx.channels.groups import Analysis, is_floating
+from lbyl_onnx.model.model_file import Model
 
 
 def masked(analysis: Analysis, kept: np.ndarray, consumers: bool = False) -> Model:

@@ -14,8 +14,8 @@ import numpy as np
 from graphs import Builder
 from onnx import TensorProto
 
-from lbyl_onnx.rules import elementwise, reduction
-from lbyl_onnx.rules.recurrent import GATES
+from lbyl_onnx.channels.rules import elementwise, reduction
+from lbyl_onnx.channels.rules.recurrent import GATES
 
 SIDE = 4
 PLACES = SIDE * SIDE

@@ -13,8 +13,10 @@ from graphs import Builder
 from onnx import TensorProto, helper, numpy_helper
 
 import lbyl_onnx
-from lbyl_onnx import cli, compression, model_file, tables, validation
+from lbyl_onnx import cli, compression
 from lbyl_onnx.errors import ValidationFailed
+from lbyl_onnx.evaluation import tables, validation
+from lbyl_onnx.model import model_file
 
 CNN = ROOT / "models" / "digits_cnn.onnx"
 DIGITS = ROOT / "models" / "digits_eval.npz"

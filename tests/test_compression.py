@@ -13,14 +13,15 @@ from conftest import ROOT, shared
 from graphs import Builder
 from onnx import TensorProto, helper
 
-from lbyl_onnx import compression, validation
+from lbyl_onnx import compression
+from lbyl_onnx.calibration.synthetic import synthetic_inputs
 from lbyl_onnx.compression import compress
 from lbyl_onnx.errors import ModelError, NothingToRemove, UsageError, ValidationFailed
-from lbyl_onnx.inspection import inspect
-from lbyl_onnx.model_file import load_model, save_model
-from lbyl_onnx.report import Validation
-from lbyl_onnx.runtime import open_session, run, run_batches
-from lbyl_onnx.synthetic import synthetic_inputs
+from lbyl_onnx.evaluation import validation
+from lbyl_onnx.evaluation.inspection import inspect
+from lbyl_onnx.evaluation.report import Validation
+from lbyl_onnx.model.model_file import load_model, save_model
+from lbyl_onnx.model.runtime import open_session, run, run_batches
 
 CNN = ROOT / "models" / "digits_cnn.onnx"
 MODELS = sorted((ROOT / "models").glob("*.onnx"))

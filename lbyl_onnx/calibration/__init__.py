@@ -1,0 +1,1 @@
+"""Samples, and what activations look like on them."""

@@ -1,0 +1,1 @@
+"""Which channels are one and the same, and how they are deleted."""

@@ -1,0 +1,1 @@
+"""A model: its graph, its weights, its file, and the onnxruntime sessions that run it."""

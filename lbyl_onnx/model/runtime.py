@@ -1,0 +1,234 @@
+"""onnxruntime sessions: opened whatever the size of the weights, run with errors of one line."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import io
+import math
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx import TensorProto, helper
+
+from ..errors import ModelError, UsageError
+from .model_file import Model
+
+PROVIDERS = {
+    "cpu": ["CPUExecutionProvider"],
+    "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"],
+}
+INLINE_BYTES = 1024
+BATCH_LIMIT = 64
+_FATAL_ONLY = 4
+_BFLOAT16 = "tensor(bfloat16)"
+_ORT_NOISE = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : |/\S+\.(?:cc|h|cpp|cu):\d+\s*")
+
+
+def resolve_provider(name: str) -> str:
+    """The provider that `name` stands for here: "cpu" or "cuda".
+
+    "auto" is "cuda" where a CUDA session can really be opened, else "cpu". Raises UsageError for another
+    name, and for "cuda" where onnxruntime has no CUDA provider or cannot start it.
+    """
+    if name == "auto":
+        return "cuda" if _cuda_starts() else "cpu"
+    if name not in PROVIDERS:
+        raise UsageError(f"provider {name!r} is unknown; expected auto, cpu or cuda")
+    if name == "cuda" and not _cuda_starts():
+        raise UsageError(_cuda_missing())
+    return name
+
+
+@functools.cache
+def _cuda_starts() -> bool:
+    if "CUDAExecutionProvider" not in ort.get_available_providers():
+        return False
+    if hasattr(ort, "preload_dlls"):
+        with contextlib.redirect_stdout(io.StringIO()):
+            ort.preload_dlls()
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["y"])],
+        "probe",
+        [value("x", TensorProto.FLOAT, [1])],
+        [value("y", TensorProto.FLOAT, [1])],
+    )
+    probe = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    try:
+        session = ort.InferenceSession(probe.SerializeToString(), _options(), providers=PROVIDERS["cuda"])
+    except Exception:
+        return False
+    return "CUDAExecutionProvider" in session.get_providers()
+
+
+def _cuda_missing() -> str:
+    if "CUDAExecutionProvider" in ort.get_available_providers():
+        return (
+            "provider cuda does not start: onnxruntime finds no usable GPU, CUDA or cuDNN; "
+            "install the CUDA and cuDNN that this onnxruntime-gpu needs, or use --provider cpu"
+        )
+    return (
+        f"provider cuda is missing from this onnxruntime {ort.__version__}; install onnxruntime-gpu in "
+        "place of onnxruntime (README, section on GPUs), or use --provider cpu"
+    )
+
+
+def _options() -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.log_severity_level = _FATAL_ONLY
+    options.add_session_config_entry("session.force_spinning_stop", "1")  # idle sessions slow others down
+    return options
+
+
+def open_session(
+    model: Model, provider: str = "cpu", optimise: bool = True, arena: bool = True
+) -> ort.InferenceSession:
+    """An onnxruntime session of `model` on `provider` ("auto", "cpu" or "cuda").
+
+    Weights of 1 KiB and more are handed over as views instead of being serialised, so that models over 2 GB
+    and memory-mapped external data open; the only copy is onnxruntime's own. `optimise=False` switches graph
+    optimisation off and runs Shape nodes as early as they can, so that what they measure need not be kept.
+    `arena=False` takes the memory of each run from the process's heap, which a session of few runs uses better.
+    Raises ModelError with onnxruntime's reason where it refuses the model, UsageError where the provider is
+    missing.
+    """
+    provider = resolve_provider(provider)
+    options = _options()
+    options.enable_cpu_mem_arena = arena
+    if not optimise:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
+    proto, large = _split_weights(model)
+    values = {
+        name: ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array, data_type)
+        for name, (array, data_type) in large.items()
+    }
+    try:
+        if values:
+            options.add_external_initializers(list(values), list(values.values()))
+        session = ort.InferenceSession(proto.SerializeToString(), options, providers=PROVIDERS[provider])
+    except Exception as error:
+        raise ModelError(f"{model.path or 'model'}: onnxruntime refuses the model: {reason(error)}") from error
+    session.borrowed_weights = values  # onnxruntime may go on reading these
+    if provider == "cuda" and "CUDAExecutionProvider" not in session.get_providers():
+        raise UsageError(_cuda_missing())
+    return session
+
+
+def _split_weights(model: Model) -> tuple[onnx.ModelProto, dict[str, tuple[np.ndarray, int]]]:
+    """A proto with small weights inline and large ones by name only, and those large ones with their type."""
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.proto)
+    large = {}
+    for initializer in proto.graph.initializer:
+        name, data_type = initializer.name, initializer.data_type
+        array = model.weights.get(name)
+        if array is None:
+            continue
+        if array.nbytes < INLINE_BYTES:
+            initializer.raw_data = array.tobytes()
+            continue
+        large[name] = np.require(array, requirements=["C", "A"]), data_type
+        initializer.data_location = TensorProto.EXTERNAL
+        for key, text in {"location": "memory", "offset": "0", "length": str(array.nbytes)}.items():
+            initializer.external_data.add(key=key, value=text)
+    return proto, large
+
+
+def run(session: ort.InferenceSession, inputs: dict[str, np.ndarray], outputs: list[str] | None = None) -> list[Any]:
+    """One run of the session: values of `outputs` (None: all, in the model's order).
+
+    Tensors come as numpy arrays (bfloat16 as ml_dtypes'), sequences and maps as onnxruntime gives them.
+    Raises ModelError with onnxruntime's reason.
+    """
+    options = ort.RunOptions()
+    options.log_severity_level = _FATAL_ONLY
+    names = outputs or [value.name for value in session.get_outputs()]
+    tensors = [*session.get_inputs(), *(value for value in session.get_outputs() if value.name in names)]
+    try:
+        if any(value.type == _BFLOAT16 for value in tensors):
+            feed = {name: _to_ort(array) for name, array in inputs.items()}
+            return [_to_numpy(value) for value in session.run_with_ort_values(names, feed, options)]
+        return session.run(names, inputs, options)
+    except Exception as error:
+        raise ModelError(f"onnxruntime cannot run the model: {reason(error)}") from error
+
+
+def _to_ort(array: np.ndarray) -> ort.OrtValue:
+    if array.dtype == ml_dtypes.bfloat16:
+        array = np.ascontiguousarray(array)
+        return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array, TensorProto.BFLOAT16)
+    return ort.OrtValue.ortvalue_from_numpy(array)
+
+
+def _to_numpy(value: ort.OrtValue) -> Any:
+    """A tensor as an array, anything else as it is. bfloat16, unknown to numpy, is copied from memory."""
+    if value.data_type() != _BFLOAT16:
+        return value.numpy() if value.is_tensor() else value
+    shape = value.shape()
+    stored = (ctypes.c_uint16 * math.prod(shape)).from_address(value.data_ptr())
+    return np.array(stored, np.uint16).view(ml_dtypes.bfloat16).reshape(shape)
+
+
+def feed_batches(
+    session: ort.InferenceSession, inputs: dict[str, np.ndarray], limit: int = BATCH_LIMIT
+) -> Iterator[dict[str, np.ndarray]]:
+    """`inputs` (first axis = samples) cut into the feeds of successive runs; the slices are views.
+
+    The first input with a static first axis decides: B there gives slices of B samples and the remainder is
+    dropped. Where all are dynamic, slices have up to `limit` samples. An input whose first axis is static
+    gives that many rows to each run; scalars are fed whole. Raises UsageError where an input has too few
+    rows for one run.
+    """
+    known = static_batches(session)
+    static = {name: known.get(name) for name, array in inputs.items() if array.ndim}
+    batch = next((size for size in static.values() if size), None)
+    rows = {name: size or batch or limit for name, size in static.items()}
+    for name in rows:
+        least = rows[name] if batch else 1
+        if len(inputs[name]) < least:
+            raise UsageError(
+                f"input {name!r} has {len(inputs[name])} samples, but one run of the model takes {least}; "
+                "give at least that many"
+            )
+    whole = math.floor if batch else math.ceil
+    runs = min((whole(len(inputs[name]) / count) for name, count in rows.items()), default=1)
+    for index in range(runs):
+        yield {
+            name: array[index * rows[name] : (index + 1) * rows[name]] if name in rows else array
+            for name, array in inputs.items()
+        }
+
+
+def static_batches(session: ort.InferenceSession) -> dict[str, int | None]:
+    """The size of each input's first axis; None where it is dynamic or the input has no axis."""
+    first = {value.name: value.shape[0] if value.shape else None for value in session.get_inputs()}
+    return {name: size if isinstance(size, int) and size > 0 else None for name, size in first.items()}
+
+
+def run_batches(
+    session: ort.InferenceSession,
+    inputs: dict[str, np.ndarray],
+    outputs: list[str] | None = None,
+    limit: int = BATCH_LIMIT,
+) -> list[np.ndarray]:
+    """All samples through the session in the slices of `feed_batches`, tensor outputs only.
+
+    Each output is concatenated over the runs along axis 0, a scalar output becomes one value for each run.
+    Raises ModelError where a run fails, UsageError where there are too few samples.
+    """
+    slices = [run(session, feed, outputs) for feed in feed_batches(session, inputs, limit)]
+    return [np.concatenate([np.atleast_1d(value) for value in values]) for values in zip(*slices, strict=True)]
+
+
+def reason(error: Exception) -> str:
+    """onnxruntime's message on one line of at most 300 characters, without prefixes and source positions."""
+    text = " ".join(_ORT_NOISE.sub("", str(error)).split())
+    return text if len(text) <= 300 else text[:297] + "..."

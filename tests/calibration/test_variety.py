@@ -1,0 +1,94 @@
+"""Samples for models that see one row a sample: spread over the classes, of many contrasts, topped up when few."""
+
+import numpy as np
+import pytest
+from graphs import Builder
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lbyl_onnx.calibration import variety
+from lbyl_onnx.calibration.calibration import calibrate
+from lbyl_onnx.calibration.synthetic import synthetic_inputs
+from lbyl_onnx.model.model_file import load_model
+from lbyl_onnx.model.runtime import open_session, run_batches
+
+
+def perceptron(classes=4, side=6, batch="N"):
+    graph = Builder(seed=2)
+    flat = graph.node("Flatten", graph.input((batch, 1, side, side), "image"))
+    hidden = graph.node("Relu", graph.gemm(flat, side * side, 16))
+    return load_model(graph.model(graph.gemm(hidden, 16, classes)))
+
+
+def images_of(calibration):
+    return np.concatenate([batch["image"] for batch in calibration.batches])
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(2, 7), st.integers(1, 60))
+def test_evenly_classed(seed, classes, samples):
+    """No class that has samples left is behind another one by more than one; each gives those that lead by most."""
+    scores = np.random.default_rng(seed).standard_normal((samples, classes)) + np.arange(classes)
+    count = (samples + 1) // 2
+    chosen = variety.evenly_classed(scores, count)
+    top = scores.argmax(axis=1)
+    taken = np.bincount(top[chosen], minlength=classes)
+    there = np.bincount(top, minlength=classes)
+    assert len(np.unique(chosen)) == count and (np.diff(chosen) > 0).all()
+    assert all(taken[each] >= taken.max() - 1 for each in range(classes) if taken[each] < there[each])
+    ordered = np.sort(scores, axis=1)
+    lead = (ordered[:, -1] - ordered[:, -2]) / scores.std(axis=1)
+    for each in range(classes):
+        left = np.setdiff1d(np.flatnonzero(top == each), chosen)
+        if len(left) and taken[each]:
+            assert lead[left].max() <= lead[chosen[top[chosen] == each]].min() + 1e-9
+
+
+def test_synthetic_images_are_spread_over_the_classes():
+    """More evenly than as they come, of the wanted number and type, and the same for the same seed."""
+    model = perceptron()
+    images = images_of(calibrate(model, samples=64, seed=5))
+    assert images.shape == (64, 1, 6, 6) and images.dtype == np.float32
+    np.testing.assert_array_equal(images, images_of(calibrate(model, samples=64, seed=5)))
+    candidates = synthetic_inputs(model, 64 * variety.CANDIDATES, 5)["image"]
+    scores = run_batches(open_session(model), {"image": candidates})[0]
+    chosen = candidates[variety.evenly_classed(scores, 64)]
+    contrast = images.reshape(64, -1)[:, 0] / chosen.reshape(64, -1)[:, 0]
+    np.testing.assert_allclose(images, chosen * contrast.reshape(-1, 1, 1, 1), rtol=1e-4, atol=1e-6)
+    assert variety.LEAST_CONTRAST * 0.99 < contrast.min() < 0.2 < 0.6 < contrast.max() < 1.01
+    count = np.bincount(scores.argmax(1)[variety.evenly_classed(scores, 64)], minlength=4)
+    plain = np.bincount(scores[:64].argmax(1), minlength=4)
+    assert count.std() < plain.std()
+
+
+def test_outputs_that_are_no_classes_do_not_choose():
+    graph = Builder(seed=2)
+    model = load_model(graph.model(graph.matmul(graph.input(("N", 1, 6, 6), "image"), 6, 3)))
+    assert images_of(calibrate(model, samples=8)).shape == (8, 1, 6, 6)
+
+
+@pytest.mark.parametrize("batch", ["N", 1])
+def test_few_given_samples_are_topped_up(batch):
+    """The given ones come first, unchanged; the others hold nothing but values of the given ones; the source says
+    how many were given."""
+    given_images = np.random.default_rng(0).standard_normal((16, 1, 6, 6)).astype(np.float32)
+    calibrated = calibrate(perceptron(batch=batch), {"image": given_images})
+    images = images_of(calibrated)
+    assert len(images) == variety.ENOUGH_ROWS and calibrated.source.startswith("16 samples")
+    np.testing.assert_array_equal(images[:16], given_images)
+    assert np.isin(images, given_images).all()
+    changed = (images != given_images[np.arange(len(images)) % 16]).mean(axis=(1, 2, 3))[16:]
+    assert changed.min() < 0.1 and changed.max() > 0.9
+
+
+def test_samples_limit_what_is_topped_up():
+    given_images = np.random.default_rng(0).standard_normal((16, 1, 6, 6)).astype(np.float32)
+    images = images_of(calibrate(perceptron(), {"image": given_images}, samples=4))
+    assert len(images) == variety.ENOUGH_ROWS and np.isin(images, given_images[:4]).all()
+
+
+def test_many_given_samples_and_convolutions_are_left_alone():
+    many = np.zeros((variety.ENOUGH_ROWS, 1, 6, 6), np.float32)
+    assert images_of(calibrate(perceptron(), {"image": many})).shape == many.shape
+    graph = Builder()
+    convolving = load_model(graph.model(graph.conv(graph.input(("N", 1, 6, 6), "image"), 1, 2)))
+    assert len(images_of(calibrate(convolving, {"image": many[:5]}))) == 5
