@@ -111,7 +111,7 @@ def test_large_groups_lose_several_units_a_step(monkeypatch):
     several = eliminate([measured(*part) for part in parts], np.ones(30, bool), 20)
     assert len(several.order) == len(set(several.order.tolist())) == 20
     assert several.error[-1] == pytest.approx(Direct(parts).error(several.order), rel=1e-2)
-    assert single.error[-1] <= several.error[-1] <= 1.5 * single.error[-1]
+    assert (1 - 1e-9) * single.error[-1] <= several.error[-1] <= 1.5 * single.error[-1]
 
 
 def test_single_precision_is_enough(monkeypatch):
