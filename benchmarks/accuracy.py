@@ -15,8 +15,8 @@ from pathlib import Path
 from material import images, require
 
 from lbyl_onnx import compress, load
-from lbyl_onnx.model.model_file import Model
-from lbyl_onnx.model.runtime import open_session, run_batches
+from lbyl_onnx.model.file import Model
+from lbyl_onnx.model.session import open_session, run_batches
 
 DATA = {
     "cifar10": ("cifar10_eval", "cifar10_calibration"),

@@ -19,9 +19,9 @@ from lbyl_onnx import NothingToRemove, compress, load
 from lbyl_onnx.calibration.synthetic import synthetic_inputs
 from lbyl_onnx.channels.groups import analyse
 from lbyl_onnx.channels.probe import probe
-from lbyl_onnx.model.model_file import Model
-from lbyl_onnx.model.runtime import open_session, run
-from lbyl_onnx.model.sharing import unshare
+from lbyl_onnx.model.file import Model
+from lbyl_onnx.model.initializers import unshare
+from lbyl_onnx.model.session import open_session, run
 from lbyl_onnx.selection.plan import Selection, choose
 
 sys.path.insert(0, str(ROOT / "tests"))

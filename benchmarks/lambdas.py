@@ -14,8 +14,8 @@ import numpy as np
 from material import images, require
 
 from lbyl_onnx import compress, load
-from lbyl_onnx.model.model_file import Model
-from lbyl_onnx.model.runtime import open_session, run_batches
+from lbyl_onnx.model.file import Model
+from lbyl_onnx.model.session import open_session, run_batches
 
 MODELS = ("resnet20_cifar10", "resnet20_cifar10_folded", "resnet56_cifar10", "resnet56_cifar10_folded")
 LAMBDA1 = (0.0, 1.0, 10.0, 100.0)

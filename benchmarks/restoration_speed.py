@@ -14,10 +14,10 @@ from collections.abc import Callable
 
 import numpy as np
 
+from lbyl_onnx.channels.folding import ProducerLayer
 from lbyl_onnx.channels.groups import WeightAxis
-from lbyl_onnx.channels.layers import ProducerLayer
 from lbyl_onnx.compression import DEFAULT_LAMBDA1, DEFAULT_LAMBDA2
-from lbyl_onnx.restoration.restoration import Strength, lbyl
+from lbyl_onnx.restoration.lbyl import Strength, lbyl
 from lbyl_onnx.selection.plan import units_kept
 
 

@@ -65,7 +65,7 @@ def measure(path: str) -> dict[str, float]:
     from lbyl_onnx import load
     from lbyl_onnx.channels.groups import analyse
     from lbyl_onnx.channels.probe import probe
-    from lbyl_onnx.model.sharing import unshare
+    from lbyl_onnx.model.initializers import unshare
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     times = [time.perf_counter()]

@@ -18,8 +18,8 @@ from lbyl_onnx import compress, load  # isort: skip: before numpy, whose threads
 import onnx
 from material import require, zoo
 
-from lbyl_onnx.calibration.calibration import calibrate
-from lbyl_onnx.model.runtime import open_session, run
+from lbyl_onnx.calibration.samples import calibrate
+from lbyl_onnx.model.session import open_session, run
 
 
 def main() -> None:

@@ -13,11 +13,11 @@ from .calibration.synthetic import Normalisation
 from .compression import CompressionResult, compress
 from .errors import LbylError, ModelError, NothingToRemove, UsageError, ValidationFailed
 from .evaluation.inspection import inspect
-from .evaluation.report import FileReport, GroupReport, Inspection, OutputComparison, Report, Validation
+from .evaluation.records import FileReport, GroupReport, Inspection, OutputComparison, Report, Validation
 from .evaluation.validation import validate
-from .model.model_file import Model
-from .model.model_file import load_model as load
-from .model.model_file import save_model as save
+from .model.file import Model
+from .model.file import load_model as load
+from .model.file import save_model as save
 
 __version__ = "0.1.0"
 

@@ -20,14 +20,14 @@ from rich.console import Console
 
 import lbyl_onnx
 
-from .calibration.calibration import parse_normalisation, parse_shapes
+from .calibration.samples import parse_normalisation, parse_shapes
 from .compression import DEFAULT_LAMBDA1, DEFAULT_LAMBDA2, CompressionResult
 from .errors import LbylError, UsageError
 from .evaluation import tables
-from .evaluation.report import Report, Validation, to_json
-from .model.model_file import Model
-from .restoration.restoration import METHODS
-from .selection.criteria import CRITERIA
+from .evaluation.records import Report, Validation, to_json
+from .model.file import Model
+from .restoration.lbyl import METHODS
+from .selection.importance import CRITERIA
 
 UNLIMITED = 1000
 NARROWEST = 60

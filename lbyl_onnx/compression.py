@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from .calibration.calibration import Calibration, calibrate
+from .calibration.samples import Calibration, calibrate
 from .calibration.synthetic import Normalisation
 from .channels.groups import Analysis, analyse, is_floating
 from .channels.probe import probe
@@ -18,16 +18,16 @@ from .channels.surgery import cut
 from .errors import ModelError, NothingToRemove, UsageError, ValidationFailed
 from .evaluation.inspection import file_report, group_reports
 from .evaluation.layer_errors import LayerErrors, measure_errors
-from .evaluation.report import Report, Validation
+from .evaluation.records import Report, Validation
 from .evaluation.validation import validate
-from .model.model_file import Model, load_model
-from .model.runtime import open_session, resolve_provider, run
-from .model.sharing import reshare, unshare
-from .restoration.compensation import Outcome, compensate
-from .restoration.fitting import LayerFit, fit
-from .restoration.restoration import METHODS, Strength
-from .selection.criteria import CRITERIA
+from .model.file import Model, load_model
+from .model.initializers import reshare, unshare
+from .model.session import open_session, resolve_provider, run
+from .restoration.from_activations import LayerFit, fit
+from .restoration.from_weights import Outcome, compensate
+from .restoration.lbyl import METHODS, Strength
 from .selection.elimination import Elimination, rank_units
+from .selection.importance import CRITERIA
 from .selection.plan import Plan, Selection, choose, compile_pattern, reasons_to_leave
 
 DEFAULT_LAMBDA1 = 100.0

@@ -22,9 +22,9 @@ from lbyl_onnx.calibration.synthetic import synthetic_inputs
 from lbyl_onnx.channels.groups import Analysis, ChannelGroup, analyse
 from lbyl_onnx.channels.probe import probe
 from lbyl_onnx.channels.surgery import cut
-from lbyl_onnx.model.model_file import Model, load_model
-from lbyl_onnx.model.runtime import open_session, run
-from lbyl_onnx.model.sharing import reshare, unshare
+from lbyl_onnx.model.file import Model, load_model
+from lbyl_onnx.model.initializers import reshare, unshare
+from lbyl_onnx.model.session import open_session, run
 from lbyl_onnx.selection.plan import Selection, choose
 
 _ELEMENT_TYPES = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from lbyl_onnx.channels.groups import Analysis, is_floating
-from lbyl_onnx.model.model_file import Model
+from lbyl_onnx.model.file import Model
 
 
 def masked(analysis: Analysis, kept: np.ndarray, consumers: bool = False) -> Model:

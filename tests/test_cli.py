@@ -16,7 +16,7 @@ import lbyl_onnx
 from lbyl_onnx import cli, compression
 from lbyl_onnx.errors import ValidationFailed
 from lbyl_onnx.evaluation import tables, validation
-from lbyl_onnx.model import model_file
+from lbyl_onnx.model import file as model_file
 
 CNN = ROOT / "models" / "digits_cnn.onnx"
 DIGITS = ROOT / "models" / "digits_eval.npz"

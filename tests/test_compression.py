@@ -19,9 +19,9 @@ from lbyl_onnx.compression import compress
 from lbyl_onnx.errors import ModelError, NothingToRemove, UsageError, ValidationFailed
 from lbyl_onnx.evaluation import validation
 from lbyl_onnx.evaluation.inspection import inspect
-from lbyl_onnx.evaluation.report import Validation
-from lbyl_onnx.model.model_file import load_model, save_model
-from lbyl_onnx.model.runtime import open_session, run, run_batches
+from lbyl_onnx.evaluation.records import Validation
+from lbyl_onnx.model.file import load_model, save_model
+from lbyl_onnx.model.session import open_session, run, run_batches
 
 CNN = ROOT / "models" / "digits_cnn.onnx"
 MODELS = sorted((ROOT / "models").glob("*.onnx"))

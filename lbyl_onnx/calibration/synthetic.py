@@ -11,7 +11,7 @@ import numpy as np
 from onnx import NodeProto, TensorProto, ValueInfoProto, helper
 
 from ..errors import ModelError, UsageError
-from ..model.model_file import Model
+from ..model.file import Model
 
 SEQUENCE_LENGTH = 16
 VOLUME_SIZE = 32

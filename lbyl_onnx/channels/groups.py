@@ -11,11 +11,11 @@ import onnx
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from ..model.model_file import Model
-from .labelling import Labelling, Port
-from .labels import LabelClasses
+from ..model.file import Model
+from .equivalence import LabelClasses
 from .probe import Probe
-from .trace import label_channels
+from .propagation import label_channels
+from .rule_context import Labelling, Port
 
 
 @dataclass(frozen=True)

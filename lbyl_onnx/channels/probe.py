@@ -11,8 +11,8 @@ import onnxruntime as ort
 
 from ..calibration.synthetic import InputSpec, concrete_shapes, input_specs, synthetic_inputs
 from ..errors import ModelError, NothingToRemove
-from ..model.model_file import Model
-from ..model.runtime import feed_batches, open_session, run
+from ..model.file import Model
+from ..model.session import feed_batches, open_session, run
 
 MAX_VALUE_SIZE = 4096
 SMALL_STEP, LARGE_STEP = 8, 32

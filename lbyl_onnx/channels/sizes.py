@@ -20,8 +20,8 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx.reference import ReferenceEvaluator
 
-from .labelling import Site, Tracer
-from .labels import Axis
+from .equivalence import Axis
+from .rule_context import RuleContext, Tracer
 
 _MOVES = frozenset(
     "Cast Concat Expand Flatten Gather Identity Reshape Slice Split Squeeze Tile Transpose Unsqueeze".split()
@@ -58,36 +58,36 @@ class Sizes:
         labelled = any(labels is not None for t in node.inputs for labels in self._tracer.result.axes.get(t.name, []))
         return not labelled and any(not self._is_free(t) for t in node.inputs if t.name not in steering)
 
-    def trace(self, site: Site) -> None:
+    def trace(self, ctx: RuleContext) -> None:
         """Follow the origins through one size node."""
-        node = site.node
-        site.release()
+        node = ctx.node
+        ctx.release()
         if node.op == "Shape":
-            axes = site.axes(0)[site.attr("start", 0) : site.attr("end")]
+            axes = ctx.axes(0)[ctx.attr("start", 0) : ctx.attr("end")]
             codes = [0 if labels is None else self._code((labels,), True) for labels in axes]
             self._codes[node.outputs[0].name] = np.array(codes, np.int64)
         elif node.op == "Size":
-            labels = tuple(axis for axis in site.axes(0) if axis is not None)
+            labels = tuple(axis for axis in ctx.axes(0) if axis is not None)
             self._codes[node.outputs[0].name] = np.array(self._code(labels, False) if labels else 0)
         elif not all(self._is_free(tensor) for tensor in node.inputs):
-            self._follow(site)
+            self._follow(ctx)
 
-    def guard(self, site: Site) -> None:
+    def guard(self, ctx: RuleContext) -> None:
         """Pin every size with an origin that this node, which works on activations, reads.
 
         ConstantOfShape is left alone: its output takes the labels that it counts, or they are frozen (`exact_axes`).
         """
-        for slot in site.slots if site.op != "ConstantOfShape" else []:
-            codes = self._codes.get(site.node.inputs[slot].name)
+        for slot in ctx.slots if ctx.op != "ConstantOfShape" else []:
+            codes = self._codes.get(ctx.node.inputs[slot].name)
             if codes is None or not codes.any():
                 continue
-            facts = site.facts(slot)
+            facts = ctx.facts(slot)
             for entry in np.flatnonzero(codes.reshape(-1)).tolist():
                 for labels in self._origins[int(codes.reshape(-1)[entry])].counted:
                     if facts.varies is None or facts.varies.reshape(-1)[entry]:
-                        site.freeze(labels, "reads a size computed from them and from the input's size")
+                        ctx.freeze(labels, "reads a size computed from them and from the input's size")
                     else:
-                        site.pin(slot, entry, labels)
+                        ctx.pin(slot, entry, labels)
 
     def freeze_captured(self, name: str, reason: str) -> None:
         """Keep all channels that tensor `name`, used where they can't be followed, was computed from."""
@@ -117,10 +117,10 @@ class Sizes:
         facts = self._tracer.probe.tensors[name]
         return self._codes.get(name, np.zeros(facts.shape, np.int64))
 
-    def _follow(self, site: Site) -> None:
-        node = site.node
+    def _follow(self, ctx: RuleContext) -> None:
+        node = ctx.node
         if node.op in _MOVES and all(self._is_free(tensor) for tensor in _steering(node)):
-            moved = self._move(site)
+            moved = self._move(ctx)
             for tensor, codes in zip(node.outputs, moved, strict=True):
                 self._codes[tensor.name] = codes
             return
@@ -129,18 +129,18 @@ class Sizes:
         code = self._code(counted, False)
         for slot, tensor in enumerate(node.outputs):
             if tensor.name:
-                self._codes[tensor.name] = np.full(site.out_facts(slot).shape, code)
+                self._codes[tensor.name] = np.full(ctx.out_facts(slot).shape, code)
 
-    def _move(self, site: Site) -> list[np.ndarray]:
+    def _move(self, ctx: RuleContext) -> list[np.ndarray]:
         """Run the node itself on the codes of what it moves."""
-        node = site.node
-        proto = self._tracer.model.proto.graph.node[site.index]
+        node = ctx.node
+        proto = self._tracer.model.proto.graph.node[ctx.index]
         if node.op == "Cast":
             return [self._codes_of(node.inputs[0].name)]
-        moved = site.slots if node.op == "Concat" else [0]
+        moved = ctx.slots if node.op == "Concat" else [0]
         feeds = {
-            node.inputs[slot].name: self._codes_of(node.inputs[slot].name) if slot in moved else site.facts(slot).value
-            for slot in site.slots
+            node.inputs[slot].name: self._codes_of(node.inputs[slot].name) if slot in moved else ctx.facts(slot).value
+            for slot in ctx.slots
         }
         infos = [onnx.ValueInfoProto(name=name) for name in feeds]
         outputs = [onnx.ValueInfoProto(name=tensor.name) for tensor in node.outputs]

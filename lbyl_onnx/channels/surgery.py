@@ -16,9 +16,9 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from ..model.model_file import Model, reads
-from .edits import Renumber, SetSizes
+from ..model.file import Model, reads
 from .groups import Analysis
+from .rewrites import Renumber, SetSizes
 
 
 def cut(analysis: Analysis, kept: np.ndarray, model: Model | None = None) -> Model:

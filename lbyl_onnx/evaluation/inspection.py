@@ -11,12 +11,12 @@ import onnx
 
 from ..channels.groups import Analysis, ChannelGroup, analyse, is_floating, node_macs
 from ..channels.probe import probe
-from ..model.model_file import Model, load_model
-from ..model.sharing import unshare
-from ..restoration.compensation import Outcome
+from ..model.file import Model, load_model
+from ..model.initializers import unshare
+from ..restoration.from_weights import Outcome
 from ..selection.plan import Plan
 from .layer_errors import LayerErrors
-from .report import FileReport, GroupReport, Inspection
+from .records import FileReport, GroupReport, Inspection
 
 
 def inspect(

@@ -20,13 +20,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import linalg
 
-from ..calibration.calibration import Calibration
-from ..calibration.stepwise import CalibratedRun, StepwiseRun
+from ..calibration.samples import Calibration
+from ..calibration.staged_run import CalibratedRun, StagedRun
+from ..channels.folding import LayerReader
 from ..channels.groups import Analysis, ChannelGroup
-from ..channels.layers import LayerReader
-from ..model.model_file import Model
-from ..restoration.compensation import Outcome, mixing_of, no_consumer
-from ..restoration.restoration import RESTORERS, Strength
+from ..model.file import Model
+from ..restoration.from_weights import Outcome, mixing_of, no_consumer
+from ..restoration.lbyl import RESTORERS, Strength
 from ..selection.elimination import MAX_ELEMENTS, MAX_ROWS, MEASURED, data_axis
 from ..selection.plan import Choice, Plan
 
@@ -247,7 +247,7 @@ def _wares(
         if choice.removed.any() and ends[consumer.node] in present
     )
     sums = np.zeros((len(plan.choices), 2))
-    runs = [StepwiseRun(model, calibration.batches, provider) for model in (analysis.model, compressed)]
+    runs = [StagedRun(model, calibration.batches, provider) for model in (analysis.model, compressed)]
     try:
         for _, name, number in visits:
             for run in runs:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.console import JustifyMethod
 from rich.table import Table
 
-from .report import GroupReport, Inspection, Report, Validation
+from .records import GroupReport, Inspection, Report, Validation
 
 Row = tuple[str, ...]
 

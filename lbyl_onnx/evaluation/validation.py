@@ -14,7 +14,6 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from ..calibration.given import input_array, read_npz
 from ..calibration.synthetic import (
     Normalisation,
     concrete_shapes,
@@ -22,10 +21,11 @@ from ..calibration.synthetic import (
     samples_within,
     synthetic_inputs,
 )
+from ..calibration.user_samples import input_array, read_npz
 from ..errors import ModelError, UsageError, ValidationFailed
-from ..model.model_file import Model, load_model
-from ..model.runtime import feed_batches, open_session, resolve_provider, run
-from .report import OutputComparison, Validation
+from ..model.file import Model, load_model
+from ..model.session import feed_batches, open_session, resolve_provider, run
+from .records import OutputComparison, Validation
 
 Source = str | Path | onnx.ModelProto | Model
 Data = str | Path | Mapping[str, np.ndarray] | None

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import linalg
 
-from ..calibration.calibration import Calibration
-from ..calibration.moments import ORIGIN_ROWS, sums
-from ..calibration.stepwise import CalibratedRun, StepwiseRun
+from ..calibration.ridge_regression import ORIGIN_ROWS, sums
+from ..calibration.samples import Calibration
+from ..calibration.staged_run import CalibratedRun, StagedRun
 from ..channels.groups import Analysis, WeightAxis
-from ..restoration.mixing import Repeats
+from ..restoration.channel_regression import Repeats
 from .plan import Selection, reasons_to_leave, units_kept
 
 RIDGE = 1e-3
@@ -183,7 +183,7 @@ def rank_units(
 
 
 def _measure(
-    analysis: Analysis, run: StepwiseRun, consumer: WeightAxis, units: int, batches: int, rng: np.random.Generator
+    analysis: Analysis, run: StagedRun, consumer: WeightAxis, units: int, batches: int, rng: np.random.Generator
 ) -> ConsumerStatistics | None:
     """Statistics of a consumer's input; None for other operators than MEASURED, where its weight is not its own or
     takes the units unevenly, and where the input is not finite."""

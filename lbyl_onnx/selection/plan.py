@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..channels.folding import LayerReader
 from ..channels.groups import Analysis, ChannelGroup
-from ..channels.layers import LayerReader
 from ..errors import UsageError
-from .criteria import importance
+from .importance import importance
 
 
 @dataclass(frozen=True)

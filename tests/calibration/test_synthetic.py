@@ -18,8 +18,8 @@ from lbyl_onnx.calibration.synthetic import (
     synthetic_inputs,
 )
 from lbyl_onnx.errors import ModelError, UsageError
-from lbyl_onnx.model.model_file import load_model
-from lbyl_onnx.model.runtime import feed_batches, open_session, run
+from lbyl_onnx.model.file import load_model
+from lbyl_onnx.model.session import feed_batches, open_session, run
 
 
 def model_with(*inputs, nodes=None, weights=None, output_rank=None):

@@ -7,7 +7,7 @@ import pytest
 from graphs import Builder, assert_equivalent, between, check, prune
 from onnx import TensorProto, helper, numpy_helper
 
-from lbyl_onnx.model.model_file import load_model
+from lbyl_onnx.model.file import load_model
 
 
 def newest_opset():

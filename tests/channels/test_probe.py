@@ -7,7 +7,7 @@ from onnx import TensorProto, helper
 
 from lbyl_onnx.channels.probe import MAX_VALUE_SIZE, probe
 from lbyl_onnx.errors import ModelError, NothingToRemove, UsageError
-from lbyl_onnx.model.model_file import load_model
+from lbyl_onnx.model.file import load_model
 
 
 def facts(graph, *outputs):

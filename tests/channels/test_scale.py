@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from lbyl_onnx.channels import trace
+from lbyl_onnx.channels import propagation as trace
 from lbyl_onnx.channels.groups import analyse
 from lbyl_onnx.channels.probe import probe
-from lbyl_onnx.model.model_file import load_model
-from lbyl_onnx.model.sharing import unshare
+from lbyl_onnx.model.file import load_model
+from lbyl_onnx.model.initializers import unshare
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 from lbyl_onnx.channels.groups import analyse
 from lbyl_onnx.channels.probe import probe
 from lbyl_onnx.channels.surgery import cut
-from lbyl_onnx.model.model_file import load_model
+from lbyl_onnx.model.file import load_model
 from lbyl_onnx.selection.plan import Selection, choose
 
 settings.register_profile("ci", max_examples=300, deadline=None, derandomize=True)

@@ -7,7 +7,7 @@ import pytest
 from conftest import shared, shared_files
 from graphs import assert_equivalent, prune_shared
 
-from lbyl_onnx.model.model_file import load_model
+from lbyl_onnx.model.file import load_model
 
 
 def materialized(path: Path):

@@ -8,17 +8,17 @@ from conftest import ROOT, shared
 from graphs import Builder
 
 from lbyl_onnx import compression
-from lbyl_onnx.calibration.calibration import Calibration
+from lbyl_onnx.calibration.samples import Calibration
+from lbyl_onnx.channels.folding import LayerReader
 from lbyl_onnx.channels.groups import analyse
-from lbyl_onnx.channels.layers import LayerReader
 from lbyl_onnx.channels.probe import probe
 from lbyl_onnx.compression import compress
 from lbyl_onnx.errors import ModelError
 from lbyl_onnx.evaluation import layer_errors
 from lbyl_onnx.evaluation.layer_errors import LayerErrors, channel_fit, error_energies
-from lbyl_onnx.model.model_file import load_model
-from lbyl_onnx.model.runtime import open_session, run
-from lbyl_onnx.restoration.restoration import METHODS, RESTORERS, Strength
+from lbyl_onnx.model.file import load_model
+from lbyl_onnx.model.session import open_session, run
+from lbyl_onnx.restoration.lbyl import METHODS, RESTORERS, Strength
 
 TERMS = ("residual_error", "batch_norm_error", "activation_error", "reconstruction_error")
 CNN = ROOT / "models" / "digits_cnn.onnx"

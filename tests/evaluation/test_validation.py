@@ -5,12 +5,12 @@ import pytest
 from graphs import Builder
 from onnx import TensorProto, helper, numpy_helper
 
-from lbyl_onnx.calibration.calibration import calibrate
+from lbyl_onnx.calibration.samples import calibrate
 from lbyl_onnx.calibration.synthetic import Normalisation
 from lbyl_onnx.errors import ModelError, UsageError, ValidationFailed
 from lbyl_onnx.evaluation import validation
 from lbyl_onnx.evaluation.validation import validate
-from lbyl_onnx.model.model_file import load_model
+from lbyl_onnx.model.file import load_model
 
 
 @pytest.fixture(autouse=True)

@@ -7,11 +7,11 @@ from graphs import Builder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lbyl_onnx.calibration.calibration import Calibration
+from lbyl_onnx.calibration.samples import Calibration
 from lbyl_onnx.channels.groups import WeightAxis, analyse
 from lbyl_onnx.channels.probe import probe
-from lbyl_onnx.model.model_file import load_model
-from lbyl_onnx.model.runtime import open_session, run
+from lbyl_onnx.model.file import load_model
+from lbyl_onnx.model.session import open_session, run
 from lbyl_onnx.selection import elimination
 from lbyl_onnx.selection.elimination import RIDGE, ConsumerStatistics, Elimination, data_axis, eliminate, rank_units
 from lbyl_onnx.selection.plan import Selection, choose

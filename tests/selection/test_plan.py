@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from lbyl_onnx.channels.groups import analyse
 from lbyl_onnx.channels.probe import probe
 from lbyl_onnx.errors import UsageError
-from lbyl_onnx.model.model_file import load_model
+from lbyl_onnx.model.file import load_model
 from lbyl_onnx.selection.plan import Selection, choose, units_kept
 
 UNITS = st.integers(1, 4096)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..labelling import RuleDoesNotApply, Site
-from ..labels import Axis
+from ..equivalence import Axis
+from ..rule_context import RuleContext, RuleDoesNotApply
 from .registry import rule
 
 UNARY = """
@@ -18,83 +18,83 @@ BROADCAST = """
 
 
 @rule(*UNARY)
-def unary(site: Site) -> None:
+def unary(ctx: RuleContext) -> None:
     """The output's channels are the input's (Dropout's mask too)."""
-    for slot in range(len(site.node.outputs)):
-        site.set(site.axes(0), slot)
+    for slot in range(len(ctx.node.outputs)):
+        ctx.set(ctx.axes(0), slot)
 
 
 @rule("Gelu", "QuickGelu", "FastGelu", domain="com.microsoft")
-def microsoft_activation(site: Site) -> None:
+def microsoft_activation(ctx: RuleContext) -> None:
     """As `unary`; FastGelu's bias broadcasts like an Add."""
-    broadcast(site)
+    broadcast(ctx)
 
 
 @rule("BiasGelu", "BiasAdd", domain="com.microsoft")
-def microsoft_bias(site: Site) -> None:
+def microsoft_bias(ctx: RuleContext) -> None:
     """As Add."""
-    broadcast(site)
+    broadcast(ctx)
 
 
 @rule(*BROADCAST)
-def broadcast(site: Site) -> None:
+def broadcast(ctx: RuleContext) -> None:
     """Axes are aligned at the right; where two or more of them have the output's size, they are one."""
-    if site.attr("broadcast", 0):
-        raise RuleDoesNotApply(f"{site.title} broadcasts as before opset 7")
-    shape = site.out_facts().shape
+    if ctx.attr("broadcast", 0):
+        raise RuleDoesNotApply(f"{ctx.title} broadcasts as before opset 7")
+    shape = ctx.out_facts().shape
     axes: list[Axis] = []
     for position, size in enumerate(shape):
         members = []
-        for slot in site.slots:
-            axis = position - len(shape) + len(site.shape(slot))
+        for slot in ctx.slots:
+            axis = position - len(shape) + len(ctx.shape(slot))
             if axis < 0:
                 continue
-            if site.shape(slot)[axis] == size:
+            if ctx.shape(slot)[axis] == size:
                 members.append((slot, axis))
             else:
-                site.freeze(site.axes(slot)[axis], "broadcasts them")
-        axes.append(site.join(members) if members else None)
-    site.set(axes)
+                ctx.freeze(ctx.axes(slot)[axis], "broadcasts them")
+        axes.append(ctx.join(members) if members else None)
+    ctx.set(axes)
 
 
 @rule("BatchNormalization")
-def batch_normalization(site: Site) -> None:
+def batch_normalization(ctx: RuleContext) -> None:
     """Channels are axis 1; scale, shift, mean and variance hold one number each."""
-    if sum(bool(tensor.name) for tensor in site.node.outputs) > 1:
-        raise RuleDoesNotApply(f"{site.title} is in training mode")
-    if not site.attr("spatial", 1):
-        raise RuleDoesNotApply(f"{site.title} normalises every place for itself")
-    _per_channel(site)
+    if sum(bool(tensor.name) for tensor in ctx.node.outputs) > 1:
+        raise RuleDoesNotApply(f"{ctx.title} is in training mode")
+    if not ctx.attr("spatial", 1):
+        raise RuleDoesNotApply(f"{ctx.title} normalises every place for itself")
+    _per_channel(ctx)
 
 
 @rule("InstanceNormalization")
-def instance_normalization(site: Site) -> None:
+def instance_normalization(ctx: RuleContext) -> None:
     """Every channel has statistics of its own over space, so channels go one by one."""
-    _per_channel(site)
+    _per_channel(ctx)
 
 
-def _per_channel(site: Site) -> None:
-    axes = site.axes(0)
+def _per_channel(ctx: RuleContext) -> None:
+    axes = ctx.axes(0)
     for axis in axes[2:]:
-        site.freeze(axis, "computes statistics over them")
-    channels = site.join([(0, 1), *((slot, 0) for slot in site.slots[1:])], couple=False)
-    site.set([axes[0], channels, *([None] * len(axes[2:]))])
+        ctx.freeze(axis, "computes statistics over them")
+    channels = ctx.join([(0, 1), *((slot, 0) for slot in ctx.slots[1:])], couple=False)
+    ctx.set([axes[0], channels, *([None] * len(axes[2:]))])
 
 
 @rule("DynamicQuantizeLinear")
-def quantize_dynamically(site: Site) -> None:
+def quantize_dynamically(ctx: RuleContext) -> None:
     """The output's channels are the input's; scale and zero point are single numbers."""
-    site.set(site.axes(0))
+    ctx.set(ctx.axes(0))
 
 
 @rule("QuantizeLinear", "DequantizeLinear")
-def quantize(site: Site) -> None:
+def quantize(ctx: RuleContext) -> None:
     """Scale and zero point are scalars or vectors along `axis`; blocked quantisation is not covered."""
-    axes = site.axes(0)
-    if site.attr("block_size", 0):
-        raise RuleDoesNotApply(f"{site.title} quantises in blocks")
-    if len(site.shape(1)) == 1 and site.shape(1)[0] > 1:
-        axis = site.attr("axis", 1) % len(axes)
+    axes = ctx.axes(0)
+    if ctx.attr("block_size", 0):
+        raise RuleDoesNotApply(f"{ctx.title} quantises in blocks")
+    if len(ctx.shape(1)) == 1 and ctx.shape(1)[0] > 1:
+        axis = ctx.attr("axis", 1) % len(axes)
         axes = list(axes)
-        axes[axis] = site.join([(0, axis), *((slot, 0) for slot in site.slots[1:])], couple=False)
-    site.set(axes)
+        axes[axis] = ctx.join([(0, axis), *((slot, 0) for slot in ctx.slots[1:])], couple=False)
+    ctx.set(axes)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..labelling import Site
+from ..rule_context import RuleContext
 
-Rule = Callable[[Site], None]
+Rule = Callable[[RuleContext], None]
 RULES: dict[tuple[str, str], Rule] = {}
 
 
 def rule(*operators: str, domain: str = "") -> Callable[[Rule], Rule]:
     """Register a rule for `operators` of `domain` ("" is ai.onnx).
 
-    A rule reads `site.axes(slot)`, says with `site.join` or `site.labels.equate` which labels are equal and
-    gives the outputs theirs with `site.set`. It raises RuleDoesNotApply on a form it does not cover.
+    A rule reads `ctx.axes(slot)`, says with `ctx.join` or `ctx.labels.equate` which labels are equal and
+    gives the outputs theirs with `ctx.set`. It raises RuleDoesNotApply on a form it does not cover.
     """
 
     def register(function: Rule) -> Rule:

@@ -6,56 +6,56 @@ import math
 
 import numpy as np
 
-from ..labelling import RuleDoesNotApply, Site
-from ..labels import Axis
+from ..equivalence import Axis
+from ..rule_context import RuleContext, RuleDoesNotApply
 from .registry import rule
 
 
 @rule("Reshape")
-def reshape(site: Site) -> None:
+def reshape(ctx: RuleContext) -> None:
     """The target's entry of an axis with channels counts them, unless it is 0 (copied) or -1 (inferred)."""
-    axes = regroup(site, site.out_facts().shape)
-    slot: int | str = 1 if site.has(1) else "shape"
-    target = site.ints(1, "shape")
+    axes = regroup(ctx, ctx.out_facts().shape)
+    slot: int | str = 1 if ctx.has(1) else "shape"
+    target = ctx.ints(1, "shape")
     for position, labels in enumerate(axes):
         if labels is not None and target is not None and target[position] > 0:
-            site.count(slot, position, labels, target)
-    site.set(axes)
+            ctx.count(slot, position, labels, target)
+    ctx.set(axes)
 
 
 @rule("Flatten", "Squeeze", "Unsqueeze")
-def implied_reshape(site: Site) -> None:
+def implied_reshape(ctx: RuleContext) -> None:
     """The output's shape follows from the input's, so nothing has to be rewritten."""
-    site.set(regroup(site, site.out_facts().shape))
+    ctx.set(regroup(ctx, ctx.out_facts().shape))
 
 
 @rule("DepthToSpace")
-def depth_to_space(site: Site) -> None:
+def depth_to_space(ctx: RuleContext) -> None:
     """Channels (b, b, C) or, in mode CRD, (C, b, b): blocks move into space, C stays."""
-    block = site.attr("blocksize")
-    axes = site.axes(0)
+    block = ctx.attr("blocksize")
+    axes = ctx.axes(0)
     channels = axes[1]
     if channels is not None:
-        crd = site.attr("mode", "DCR") == "CRD"
+        crd = ctx.attr("mode", "DCR") == "CRD"
         by_channel = channels.reshape(-1, block * block) if crd else channels.reshape(block * block, -1).T
-        site.labels.equate(by_channel, by_channel[:, :1])
+        ctx.labels.equate(by_channel, by_channel[:, :1])
         channels = by_channel[:, 0]
     for axis in axes[2:]:
-        site.freeze(axis, "interleaves them")
-    site.set([axes[0], channels, *([None] * len(axes[2:]))])
+        ctx.freeze(axis, "interleaves them")
+    ctx.set([axes[0], channels, *([None] * len(axes[2:]))])
 
 
 @rule("SpaceToDepth")
-def space_to_depth(site: Site) -> None:
+def space_to_depth(ctx: RuleContext) -> None:
     """Output channels are (b, b, C)."""
-    axes = site.axes(0)
+    axes = ctx.axes(0)
     for axis in axes[2:]:
-        site.freeze(axis, "interleaves them")
-    channels = None if axes[1] is None else np.tile(axes[1], site.attr("blocksize") ** 2)
-    site.set([axes[0], channels, *([None] * len(axes[2:]))])
+        ctx.freeze(axis, "interleaves them")
+    channels = None if axes[1] is None else np.tile(axes[1], ctx.attr("blocksize") ** 2)
+    ctx.set([axes[0], channels, *([None] * len(axes[2:]))])
 
 
-def regroup(site: Site, shape: tuple[int, ...]) -> list[Axis]:
+def regroup(ctx: RuleContext, shape: tuple[int, ...]) -> list[Axis]:
     """Labels of input 0 cut anew into `shape`, block by block of axes with equal products.
 
     1. Within a block, at most one axis may carry channels that can go.
@@ -66,41 +66,41 @@ def regroup(site: Site, shape: tuple[int, ...]) -> list[Axis]:
     4. Where another axis of the block varies in size, only an axis whose labels do not depend on it can carry them.
     """
     axes: list[Axis] = [None] * len(shape)
-    given = site.axes(0)
-    for before, after in blocks(site.shape(0), shape):
+    given = ctx.axes(0)
+    for before, after in blocks(ctx.shape(0), shape):
         carriers = [axis for axis in before if given[axis] is not None]
         if not carriers:
             continue
-        carrier = max(carriers, key=lambda axis: (not _stays(site, axis, carriers), site.shape(0)[axis]))
+        carrier = max(carriers, key=lambda axis: (not _stays(ctx, axis, carriers), ctx.shape(0)[axis]))
         for axis in carriers:
             if axis != carrier:
-                site.freeze(given[axis], "merges them with another channel axis")
+                ctx.freeze(given[axis], "merges them with another channel axis")
         labels = given[carrier]
         assert labels is not None
-        able = [place for place, axis in enumerate(after) if _is_steady(site, before, carrier, after, axis)]
+        able = [place for place, axis in enumerate(after) if _is_steady(ctx, before, carrier, after, axis)]
         if not able:
-            site.freeze(labels, "drops their axis" if not after else "merges them with an axis of varying size")
+            ctx.freeze(labels, "drops their axis" if not after else "merges them with an axis of varying size")
             continue
-        sizes = [site.shape(0)[axis] for axis in before]
+        sizes = [ctx.shape(0)[axis] for axis in before]
         along = [1] * len(sizes)
         along[before.index(carrier)] = -1
         spread = np.broadcast_to(labels.reshape(along), sizes).reshape([shape[axis] for axis in after])
-        position, carried = _carrier(site, spread, able)
+        position, carried = _carrier(ctx, spread, able)
         axes[after[position]] = carried
     return axes
 
 
-def _stays(site: Site, axis: int, carriers: list[int]) -> bool:
-    labels = site.axes(0)[axis]
-    return len(carriers) > 1 and labels is not None and site.labels.is_frozen(labels)
+def _stays(ctx: RuleContext, axis: int, carriers: list[int]) -> bool:
+    labels = ctx.axes(0)[axis]
+    return len(carriers) > 1 and labels is not None and ctx.labels.is_frozen(labels)
 
 
-def _is_steady(site: Site, before: list[int], carrier: int, after: list[int], axis: int) -> bool:
+def _is_steady(ctx: RuleContext, before: list[int], carrier: int, after: list[int], axis: int) -> bool:
     """Whether the labels along output `axis` are the same whatever the sizes of axes that vary.
 
     Those must lie in front of both the carrier and `axis`; and one of these two must repeat within the other.
     """
-    source, target = site.facts(0), site.out_facts()
+    source, target = ctx.facts(0), ctx.out_facts()
     if not any(source.dynamic[other] for other in before if other != carrier):
         return True
     inner = [other for other in before if other > carrier]
@@ -112,7 +112,7 @@ def _is_steady(site: Site, before: list[int], carrier: int, after: list[int], ax
     return left % right == 0 or right % left == 0
 
 
-def _carrier(site: Site, spread: np.ndarray, able: list[int]) -> tuple[int, np.ndarray]:
+def _carrier(ctx: RuleContext, spread: np.ndarray, able: list[int]) -> tuple[int, np.ndarray]:
     """The axis of `spread` (labels, one an element), out of those in `able`, that carries the channels, and its
     labels."""
     faces = {axis: np.moveaxis(spread, axis, 0).reshape(spread.shape[axis], -1) for axis in able}
@@ -121,8 +121,8 @@ def _carrier(site: Site, spread: np.ndarray, able: list[int]) -> tuple[int, np.n
             return axis, face[:, 0]
     units = {axis: len(np.unique(face.min(axis=1))) for axis, face in faces.items()}
     options = sorted(able, key=lambda axis: (-units[axis], -axis))
-    axis = site.choose([axis for axis in options if units[axis] > 1] or options, spread)
-    site.labels.equate(faces[axis], faces[axis][:, :1])
+    axis = ctx.choose([axis for axis in options if units[axis] > 1] or options, spread)
+    ctx.labels.equate(faces[axis], faces[axis][:, :1])
     return axis, faces[axis][:, 0]
 
 

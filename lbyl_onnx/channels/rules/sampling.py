@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from ..labelling import Site
+from ..rule_context import RuleContext
 from .registry import rule
 
 
 @rule("GridSample")
-def grid_sample(site: Site) -> None:
+def grid_sample(ctx: RuleContext) -> None:
     """X (N, C, ...) is read at the places in `grid`, the same for all channels."""
-    axes = site.axes(0)
-    for labels in [*axes[2:], *site.axes(1)]:
-        site.freeze(labels, "takes places from them")
-    site.set([axes[0], axes[1], *([None] * len(axes[2:]))])
+    axes = ctx.axes(0)
+    for labels in [*axes[2:], *ctx.axes(1)]:
+        ctx.freeze(labels, "takes places from them")
+    ctx.set([axes[0], axes[1], *([None] * len(axes[2:]))])
 
 
 @rule("RoiAlign", "MaxRoiPool")
-def pool_regions(site: Site) -> None:
+def pool_regions(ctx: RuleContext) -> None:
     """Regions of X (N, C, H, W) become (regions, C, h, w)."""
-    axes = site.axes(0)
-    for labels in [axes[0], *axes[2:], *(labels for slot in site.slots[1:] for labels in site.axes(slot))]:
-        site.freeze(labels, "takes regions from them")
-    site.set([None, axes[1], None, None])
+    axes = ctx.axes(0)
+    for labels in [axes[0], *axes[2:], *(labels for slot in ctx.slots[1:] for labels in ctx.axes(slot))]:
+        ctx.freeze(labels, "takes regions from them")
+    ctx.set([None, axes[1], None, None])

@@ -5,7 +5,7 @@ from graphs import Builder, Pruned, assert_equivalent, between, check
 from lbyl_onnx.channels.groups import analyse
 from lbyl_onnx.channels.probe import probe
 from lbyl_onnx.channels.surgery import cut
-from lbyl_onnx.model.model_file import load_model
+from lbyl_onnx.model.file import load_model
 
 INT_MAX = 2**63 - 1
 

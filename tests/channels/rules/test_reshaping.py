@@ -1,7 +1,7 @@
 import pytest
 from graphs import Builder, between, check
 
-from lbyl_onnx.channels.labelling import RuleDoesNotApply
+from lbyl_onnx.channels.rule_context import RuleDoesNotApply
 from lbyl_onnx.channels.rules.reshaping import blocks
 
 

@@ -6,11 +6,11 @@ import pytest
 from graphs import Builder
 from onnx import TensorProto, helper, numpy_helper
 
-from lbyl_onnx.calibration import stepwise
-from lbyl_onnx.calibration.calibration import Calibration
-from lbyl_onnx.calibration.stepwise import CalibratedRun, StepwiseRun
-from lbyl_onnx.model.model_file import load_model
-from lbyl_onnx.model.runtime import open_session, run
+from lbyl_onnx.calibration import staged_run
+from lbyl_onnx.calibration.samples import Calibration
+from lbyl_onnx.calibration.staged_run import CalibratedRun, StagedRun
+from lbyl_onnx.model.file import load_model
+from lbyl_onnx.model.session import open_session, run
 
 
 def batches_of(*sizes, shape=(3, 6, 5), name="x", seed=0):
@@ -34,7 +34,7 @@ def made(model):
 def assert_like_plain(model, batches, names=None):
     """Every tensor (or those named), reached one after the other, has the values of a plain run."""
     names = names or [name for name in made(model) if name not in model.weights]
-    stepwise_run = StepwiseRun(model, batches, "cpu")
+    stepwise_run = StagedRun(model, batches, "cpu")
     try:
         for name, expected in zip(names, plain(model, batches, names), strict=True):
             stepwise_run.reach(name)
@@ -129,10 +129,10 @@ def test_scalars_several_inputs_and_other_types():
     assert_like_plain(model, batches)
 
 
-@pytest.mark.parametrize("limit", [0, stepwise.MEMORY_LIMIT])
+@pytest.mark.parametrize("limit", [0, staged_run.MEMORY_LIMIT])
 def test_text_and_bfloat16_across_stretches(limit, monkeypatch):
     """Text has no place in a file, and a file does not tell of bfloat16."""
-    monkeypatch.setattr(stepwise, "MEMORY_LIMIT", limit)
+    monkeypatch.setattr(staged_run, "MEMORY_LIMIT", limit)
     graph = Builder()
     x = graph.input(("N", 3, 6, 3))
     text = graph.node("Cast", x, to=TensorProto.STRING)
@@ -149,7 +149,7 @@ def test_a_tensor_is_approached_but_not_made():
     hidden = graph.node("Relu", graph.conv(graph.input(("N", 3, 6, 3)), 3, 4))
     last = graph.conv(hidden, 4, 2, name="last")
     model, batches = load_model(graph.model(last)), batches_of(2, shape=(3, 6, 3))
-    run = StepwiseRun(model, batches, "cpu")
+    run = StagedRun(model, batches, "cpu")
     try:
         run.approach(last)
         (found,) = run.values(hidden)
@@ -192,7 +192,7 @@ def test_half_precision_models():
     hidden = graph.node("Relu", graph.node("Conv", x, weight))
     model = load_model(graph.model(graph.node("GlobalAveragePool", hidden)))
     batches = [{"x": batch["x"].astype(np.float16)} for batch in batches_of(2, 2, shape=(3, 6, 3))]
-    stepwise_run = StepwiseRun(model, batches, "cpu")
+    stepwise_run = StagedRun(model, batches, "cpu")
     stepwise_run.reach(hidden)
     for found, expected in zip(stepwise_run.values(hidden), plain(model, batches, [hidden])[0], strict=True):
         assert found.dtype == np.float16
@@ -209,19 +209,19 @@ def spilled(stepwise_run):
 
 @pytest.mark.parametrize("model", [residual, head, with_subgraph])
 def test_values_in_files_are_the_same(model, monkeypatch):
-    monkeypatch.setattr(stepwise, "MEMORY_LIMIT", 0)
+    monkeypatch.setattr(staged_run, "MEMORY_LIMIT", 0)
     model = model()
     shape = {4: (3, 6, 3), 2: (4,)}[len(model.proto.graph.input[0].type.tensor_type.shape.dim)]
     assert_like_plain(model, batches_of(2, 3, shape=shape), [n for n in made(model) if n not in model.weights])
 
 
 def test_files_hold_what_exceeds_the_limit_and_go_at_the_end(monkeypatch, tmp_path):
-    monkeypatch.setattr(stepwise.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(staged_run.tempfile, "tempdir", str(tmp_path))
     model, batches = residual(), batches_of(4, 4, 4, shape=(3, 6, 3))
     given = sum(batch["x"].nbytes for batch in batches)
     one_value = 4 * 4 * 6 * 3 * 4
-    monkeypatch.setattr(stepwise, "MEMORY_LIMIT", given + one_value)
-    stepwise_run = StepwiseRun(model, batches, "cpu")
+    monkeypatch.setattr(staged_run, "MEMORY_LIMIT", given + one_value)
+    stepwise_run = StagedRun(model, batches, "cpu")
     stepwise_run.reach("first")
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert spilled(stepwise_run) == len(files) == 2
@@ -232,8 +232,8 @@ def test_files_hold_what_exceeds_the_limit_and_go_at_the_end(monkeypatch, tmp_pa
 
 
 def test_nothing_is_spilled_below_the_limit(tmp_path, monkeypatch):
-    monkeypatch.setattr(stepwise.tempfile, "tempdir", str(tmp_path))
-    stepwise_run = StepwiseRun(residual(), batches_of(4, shape=(3, 6, 3)), "cpu")
+    monkeypatch.setattr(staged_run.tempfile, "tempdir", str(tmp_path))
+    stepwise_run = StagedRun(residual(), batches_of(4, shape=(3, 6, 3)), "cpu")
     stepwise_run.reach("last")
     assert spilled(stepwise_run) == 0 and not list(tmp_path.rglob("*.npy"))
     stepwise_run.close()
@@ -241,8 +241,8 @@ def test_nothing_is_spilled_below_the_limit(tmp_path, monkeypatch):
 
 def test_values_are_forgotten_once_nothing_reads_them(monkeypatch):
     model = residual()
-    monkeypatch.setattr(stepwise, "MEMORY_LIMIT", 0)
-    stepwise_run = StepwiseRun(model, batches_of(2, shape=(3, 6, 3)), "cpu")
+    monkeypatch.setattr(staged_run, "MEMORY_LIMIT", 0)
+    stepwise_run = StagedRun(model, batches_of(2, shape=(3, 6, 3)), "cpu")
     for name in made(model):
         stepwise_run.reach(name)
     (batch,) = stepwise_run._values
@@ -253,11 +253,11 @@ def test_values_are_forgotten_once_nothing_reads_them(monkeypatch):
 
 def test_what_is_given_stays(tmp_path, monkeypatch):
     """Arrays mapped from the user's own file are no spilled values: their file is not removed."""
-    monkeypatch.setattr(stepwise, "MEMORY_LIMIT", 0)
+    monkeypatch.setattr(staged_run, "MEMORY_LIMIT", 0)
     (batch,) = batches_of(2, shape=(3, 6, 3))
     np.save(tmp_path / "mine.npy", batch["x"])
     mapped = np.load(tmp_path / "mine.npy", mmap_mode="r")
-    stepwise_run = StepwiseRun(residual(), [{"x": mapped}], "cpu")
+    stepwise_run = StagedRun(residual(), [{"x": mapped}], "cpu")
     stepwise_run.reach("last")
     stepwise_run.update("last", np.negative)
     stepwise_run.finish()
@@ -271,7 +271,7 @@ def test_what_is_given_stays(tmp_path, monkeypatch):
 def test_weights_changed_ahead_take_effect():
     model, batches = residual(), batches_of(2, 2, shape=(3, 6, 3))
     changed = model.copy()
-    stepwise_run = StepwiseRun(changed, batches, "cpu")
+    stepwise_run = StagedRun(changed, batches, "cpu")
     stepwise_run.reach("second")
     weight = next(node.input[1] for node in changed.proto.graph.node if node.output[0] == "third")
     changed.replace(weight, 3 * changed.weights[weight])
@@ -285,14 +285,14 @@ def test_weights_changed_ahead_take_effect():
     stepwise_run.close()
 
 
-@pytest.mark.parametrize("limit", [0, stepwise.MEMORY_LIMIT])
+@pytest.mark.parametrize("limit", [0, staged_run.MEMORY_LIMIT])
 def test_values_changed_on_the_way_take_effect(limit, monkeypatch):
-    monkeypatch.setattr(stepwise, "MEMORY_LIMIT", limit)
+    monkeypatch.setattr(staged_run, "MEMORY_LIMIT", limit)
     graph = Builder()
     hidden = graph.conv(graph.input(), 3, 4, name="first")
     model = load_model(graph.model(graph.node("Relu", hidden)))
     batches = batches_of(2, 3, shape=(3, 6, 3))
-    stepwise_run = StepwiseRun(model, batches, "cpu")
+    stepwise_run = StagedRun(model, batches, "cpu")
     stepwise_run.reach("first")
     stepwise_run.update("first", lambda value: 2 * value + 1)
     last = made(model)[-1]
@@ -312,7 +312,7 @@ def test_stops_are_called_once_in_order_before_their_node():
 
     stops = {nodes.index("third"), nodes.index("second"), 0}
     batches = batches_of(2, 1, shape=(3, 6, 3))
-    stepwise_run = StepwiseRun(model, batches, "cpu", stops, before)
+    stepwise_run = StagedRun(model, batches, "cpu", stops, before)
     stepwise_run.reach("second")
     assert [index for index, _ in calls] == sorted(stops)[:2]
     stepwise_run.reach("second")
@@ -423,7 +423,7 @@ def test_batches_that_lag_behind_catch_up(front):
     model = load_model(graph.model(graph.node("Add", stem, graph.node("Sigmoid", hidden))))
     batches = batches_of(4, 4, 2)
     names = [name for name in made(model) if name not in model.weights]
-    lagging_run = StepwiseRun(model, batches, "cpu", front=front)
+    lagging_run = StagedRun(model, batches, "cpu", front=front)
     try:
         for index, (name, expected) in enumerate(zip(names, plain(model, batches, names), strict=True)):
             lagging = index % 3 != 2

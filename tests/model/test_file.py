@@ -11,8 +11,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from lbyl_onnx.errors import ModelError, UsageError
-from lbyl_onnx.model import model_file
-from lbyl_onnx.model.model_file import DTYPES, load_model, save_model
+from lbyl_onnx.model import file as model_file
+from lbyl_onnx.model.file import DTYPES, load_model, save_model
 
 W = np.arange(12, dtype=np.float32).reshape(4, 3)
 B = np.array([1.5, -2, 0, np.inf], np.float32)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from lbyl_onnx.channels.labels import Labels
+from lbyl_onnx.channels.equivalence import Labels
 
 
 def test_fresh_labels_are_equal_to_no_other():

@@ -20,17 +20,17 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from ..calibration.calibration import Calibration
-from ..calibration.moments import RowMoments, Statistics, channel_statistics, within
-from ..calibration.patches import LinearNode, linear_node, position_count, rows_at, sample_rows
-from ..calibration.stepwise import CalibratedRun
+from ..calibration.im2col import LinearNode, linear_node, position_count, rows_at, sample_rows
+from ..calibration.ridge_regression import RowMoments, Statistics, channel_statistics, within
+from ..calibration.samples import Calibration
+from ..calibration.staged_run import CalibratedRun
+from ..channels.folding import LayerReader
 from ..channels.groups import Analysis
-from ..channels.layers import LayerReader
 from ..channels.surgery import cut
-from ..model.model_file import Model, reads
+from ..model.file import Model, reads
 from ..selection.plan import Plan
-from .mixing import mixed_weight, repeats
-from .outputs import OutputChannels, OutputFinder, rescale
+from .channel_regression import mixed_weight, repeats
+from .output_channels import OutputChannels, OutputFinder, rescale
 
 WEIGHT_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 MAX_INPUTS = 5120

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 
 from ..channels.groups import is_floating
-from ..model.model_file import Model, reads
+from ..model.file import Model, reads
 
 
 @dataclass(frozen=True)

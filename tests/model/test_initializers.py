@@ -8,8 +8,8 @@ from graphs import Builder, assert_equivalent, prune
 from onnx import helper
 
 from lbyl_onnx.compression import compress
-from lbyl_onnx.model.model_file import load_model
-from lbyl_onnx.model.sharing import reshare, unshare
+from lbyl_onnx.model.file import load_model
+from lbyl_onnx.model.initializers import reshare, unshare
 
 
 def shared_bias(ir_version=8, through="", bias=None):

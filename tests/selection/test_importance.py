@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from graphs import Builder
 
+from lbyl_onnx.channels.folding import LayerReader
 from lbyl_onnx.channels.groups import analyse
-from lbyl_onnx.channels.layers import LayerReader
 from lbyl_onnx.channels.probe import probe
 from lbyl_onnx.errors import UsageError
-from lbyl_onnx.model.model_file import load_model
-from lbyl_onnx.selection.criteria import CRITERIA, importance
+from lbyl_onnx.model.file import load_model
+from lbyl_onnx.selection.importance import CRITERIA, importance
 
 FILTERS = [[3, 4], [0, 0], [2, -2], [-6, 8]]
 NORMS = [5, 0, np.sqrt(8), 10]

@@ -5,11 +5,11 @@ import onnx
 import pytest
 from graphs import Builder
 
+from lbyl_onnx.channels.folding import LayerReader
 from lbyl_onnx.channels.groups import analyse
-from lbyl_onnx.channels.layers import LayerReader
 from lbyl_onnx.channels.probe import probe
-from lbyl_onnx.model.model_file import load_model
-from lbyl_onnx.model.runtime import open_session, run
+from lbyl_onnx.model.file import load_model
+from lbyl_onnx.model.session import open_session, run
 
 FILTERS = 8
 

@@ -13,7 +13,7 @@ from collections import defaultdict
 import numpy as np
 
 from ..channels.groups import is_floating
-from .model_file import Model
+from .file import Model
 
 
 def unshare(model: Model) -> tuple[Model, dict[str, str]]:

@@ -8,10 +8,10 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.logger import G_LOGGER
 
-from ..model.model_file import Model
-from .labelling import Labelling, RuleDoesNotApply, Site, Tracer
-from .labels import LabelClasses
+from ..model.file import Model
+from .equivalence import LabelClasses
 from .probe import Probe
+from .rule_context import Labelling, RuleContext, RuleDoesNotApply, Tracer
 from .rules import RULES
 from .sizes import Sizes
 
@@ -81,38 +81,38 @@ def _trace(model: Model, graph: gs.Graph, probe: Probe, choices: dict[int, int])
     tracer = Tracer(model, graph, probe, choices)
     sizes = Sizes(tracer)
     for index, node in enumerate(graph.nodes):
-        site = Site(tracer, index, node)
+        ctx = RuleContext(tracer, index, node)
         if sizes.is_size_node(node) and node.op != "ConstantOfShape":
-            sizes.trace(site)
+            sizes.trace(ctx)
         else:
-            sizes.guard(site)
-            _apply(site, sizes)
+            sizes.guard(ctx)
+            _apply(ctx, sizes)
         if node.op not in ("Shape", "Size") and all(t.name in tracer.derived or not t.name for t in node.inputs):
             tracer.derived.update(tensor.name for tensor in node.outputs)
         for name in _captured(node):
-            _keep(tracer, sizes, name, f"{site.title} reads them in a subgraph")
+            _keep(tracer, sizes, name, f"{ctx.title} reads them in a subgraph")
     for tensor in graph.outputs:
         _keep(tracer, sizes, tensor.name, f"output {tensor.name!r} of the model")
     return tracer.finish()
 
 
-def _apply(site: Site, sizes: Sizes) -> None:
-    node = site.node
+def _apply(ctx: RuleContext, sizes: Sizes) -> None:
+    node = ctx.node
     if node.op == "Constant":
         return
     if node.op == "ConstantOfShape":
-        site.set(site.fill(0, sizes.exact_axes(node.inputs[0].name, len(site.out_facts().shape))))
+        ctx.set(ctx.fill(0, sizes.exact_axes(node.inputs[0].name, len(ctx.out_facts().shape))))
         return
-    rule = RULES.get((site.domain, site.op))
+    rule = RULES.get((ctx.domain, ctx.op))
     try:
         if rule is None:
-            raise RuleDoesNotApply(f"operator {site.title} has no rule")
-        rule(site)
+            raise RuleDoesNotApply(f"operator {ctx.title} has no rule")
+        rule(ctx)
     except RuleDoesNotApply as reason:
-        for slot in site.slots:
-            for labels in site.axes(slot):
-                site.labels.freeze(labels, str(reason))
-        site.release()
+        for slot in ctx.slots:
+            for labels in ctx.axes(slot):
+                ctx.labels.freeze(labels, str(reason))
+        ctx.release()
 
 
 def _keep(tracer: Tracer, sizes: Sizes, name: str, reason: str) -> None:

@@ -11,10 +11,10 @@ from lbyl_onnx.calibration.synthetic import synthetic_inputs
 from lbyl_onnx.channels.groups import WeightAxis, analyse
 from lbyl_onnx.channels.probe import probe
 from lbyl_onnx.channels.surgery import cut
-from lbyl_onnx.model.model_file import load_model
-from lbyl_onnx.model.runtime import open_session, run
-from lbyl_onnx.restoration.compensation import compensate, mix_into
-from lbyl_onnx.restoration.restoration import RESTORERS, Strength
+from lbyl_onnx.model.file import load_model
+from lbyl_onnx.model.session import open_session, run
+from lbyl_onnx.restoration.from_weights import compensate, mix_into
+from lbyl_onnx.restoration.lbyl import RESTORERS, Strength
 from lbyl_onnx.selection.plan import Choice, Plan
 
 CHANNELS = 6

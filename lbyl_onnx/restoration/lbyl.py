@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import linalg
 
-from ..channels.layers import ProducerLayer
-from ..selection.criteria import rows
+from ..channels.folding import ProducerLayer
+from ..selection.importance import rows
 
 METHODS = ("moments", "lbyl", "neuron-merging", "none")
 MERGING_MIX = 0.85

@@ -6,9 +6,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from lbyl_onnx.errors import ModelError, UsageError
-from lbyl_onnx.model import runtime
-from lbyl_onnx.model.model_file import load_model
-from lbyl_onnx.model.runtime import (
+from lbyl_onnx.model import session
+from lbyl_onnx.model.file import load_model
+from lbyl_onnx.model.session import (
     feed_batches,
     open_session,
     resolve_provider,
@@ -49,7 +49,7 @@ def samples(count, features=64):
 @pytest.mark.parametrize("optimise", [True, False])
 def test_session_computes_with_large_and_small_weights(optimise):
     model, x = linear(), samples(5)
-    assert model.weights["w"].nbytes >= runtime.INLINE_BYTES > model.weights["b"].nbytes
+    assert model.weights["w"].nbytes >= session.INLINE_BYTES > model.weights["b"].nbytes
     (y,) = run(open_session(model, optimise=optimise), {"x": x})
     np.testing.assert_allclose(y, x @ model.weights["w"] + model.weights["b"], rtol=1e-5, atol=1e-5)
 
@@ -57,7 +57,7 @@ def test_session_computes_with_large_and_small_weights(optimise):
 def test_large_weights_are_handed_over_without_data_and_the_model_is_left_alone():
     model = linear()
     before = model.proto.SerializeToString()
-    proto, large = runtime._split_weights(model)
+    proto, large = session._split_weights(model)
     assert set(large) == {"w"} and np.shares_memory(large["w"][0], model.weights["w"])
     assert {i.name: len(i.raw_data) for i in proto.graph.initializer} == {"w": 0, "b": 40}
     assert model.proto.SerializeToString() == before
@@ -130,8 +130,8 @@ def test_refused_model_and_failed_run_give_one_line(capfd):
 
 def test_reason_is_short():
     long = "[ONNXRuntimeError] : 1 : FAIL : /src/core/a.cc:12 first\n  second " + "x" * 400
-    assert runtime.reason(Exception(long)).startswith("first second xx")
-    assert len(runtime.reason(Exception(long))) == 300
+    assert session.reason(Exception(long)).startswith("first second xx")
+    assert len(session.reason(Exception(long))) == 300
 
 
 def test_selected_outputs_in_the_order_asked_for():
@@ -145,13 +145,13 @@ def test_selected_outputs_in_the_order_asked_for():
 
 def test_providers_without_cuda(monkeypatch):
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
-    runtime._cuda_starts.cache_clear()
+    session._cuda_starts.cache_clear()
     assert resolve_provider("auto") == resolve_provider("cpu") == "cpu"
     with pytest.raises(UsageError, match="install onnxruntime-gpu in place of onnxruntime"):
         open_session(linear(), "cuda")
     with pytest.raises(UsageError, match="'tpu' is unknown"):
         resolve_provider("tpu")
-    runtime._cuda_starts.cache_clear()
+    session._cuda_starts.cache_clear()
 
 
 def test_a_cuda_provider_that_silently_falls_back_is_not_accepted(monkeypatch):
@@ -160,11 +160,11 @@ def test_a_cuda_provider_that_silently_falls_back_is_not_accepted(monkeypatch):
     opened = ort.InferenceSession
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
     monkeypatch.setattr(ort, "InferenceSession", lambda proto, options, providers: opened(proto, options))
-    runtime._cuda_starts.cache_clear()
+    session._cuda_starts.cache_clear()
     assert resolve_provider("auto") == "cpu"
     with pytest.raises(UsageError, match="does not start"):
         resolve_provider("cuda")
-    runtime._cuda_starts.cache_clear()
+    session._cuda_starts.cache_clear()
 
 
 def test_dynamic_batches_are_cut_at_the_limit_and_joined_again():

@@ -6,11 +6,11 @@ from graphs import Builder
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lbyl_onnx.calibration import variety
-from lbyl_onnx.calibration.calibration import calibrate
+from lbyl_onnx.calibration import augmentation
+from lbyl_onnx.calibration.samples import calibrate
 from lbyl_onnx.calibration.synthetic import synthetic_inputs
-from lbyl_onnx.model.model_file import load_model
-from lbyl_onnx.model.runtime import open_session, run_batches
+from lbyl_onnx.model.file import load_model
+from lbyl_onnx.model.session import open_session, run_batches
 
 
 def perceptron(classes=4, side=6, batch="N"):
@@ -29,7 +29,7 @@ def test_evenly_classed(seed, classes, samples):
     """No class that has samples left is behind another one by more than one; each gives those that lead by most."""
     scores = np.random.default_rng(seed).standard_normal((samples, classes)) + np.arange(classes)
     count = (samples + 1) // 2
-    chosen = variety.evenly_classed(scores, count)
+    chosen = augmentation.evenly_classed(scores, count)
     top = scores.argmax(axis=1)
     taken = np.bincount(top[chosen], minlength=classes)
     there = np.bincount(top, minlength=classes)
@@ -49,13 +49,13 @@ def test_synthetic_images_are_spread_over_the_classes():
     images = images_of(calibrate(model, samples=64, seed=5))
     assert images.shape == (64, 1, 6, 6) and images.dtype == np.float32
     np.testing.assert_array_equal(images, images_of(calibrate(model, samples=64, seed=5)))
-    candidates = synthetic_inputs(model, 64 * variety.CANDIDATES, 5)["image"]
+    candidates = synthetic_inputs(model, 64 * augmentation.CANDIDATES, 5)["image"]
     scores = run_batches(open_session(model), {"image": candidates})[0]
-    chosen = candidates[variety.evenly_classed(scores, 64)]
+    chosen = candidates[augmentation.evenly_classed(scores, 64)]
     contrast = images.reshape(64, -1)[:, 0] / chosen.reshape(64, -1)[:, 0]
     np.testing.assert_allclose(images, chosen * contrast.reshape(-1, 1, 1, 1), rtol=1e-4, atol=1e-6)
-    assert variety.LEAST_CONTRAST * 0.99 < contrast.min() < 0.2 < 0.6 < contrast.max() < 1.01
-    count = np.bincount(scores.argmax(1)[variety.evenly_classed(scores, 64)], minlength=4)
+    assert augmentation.LEAST_CONTRAST * 0.99 < contrast.min() < 0.2 < 0.6 < contrast.max() < 1.01
+    count = np.bincount(scores.argmax(1)[augmentation.evenly_classed(scores, 64)], minlength=4)
     plain = np.bincount(scores[:64].argmax(1), minlength=4)
     assert count.std() < plain.std()
 
@@ -73,7 +73,7 @@ def test_few_given_samples_are_topped_up(batch):
     given_images = np.random.default_rng(0).standard_normal((16, 1, 6, 6)).astype(np.float32)
     calibrated = calibrate(perceptron(batch=batch), {"image": given_images})
     images = images_of(calibrated)
-    assert len(images) == variety.ENOUGH_ROWS and calibrated.source.startswith("16 samples")
+    assert len(images) == augmentation.ENOUGH_ROWS and calibrated.source.startswith("16 samples")
     np.testing.assert_array_equal(images[:16], given_images)
     assert np.isin(images, given_images).all()
     changed = (images != given_images[np.arange(len(images)) % 16]).mean(axis=(1, 2, 3))[16:]
@@ -83,11 +83,11 @@ def test_few_given_samples_are_topped_up(batch):
 def test_samples_limit_what_is_topped_up():
     given_images = np.random.default_rng(0).standard_normal((16, 1, 6, 6)).astype(np.float32)
     images = images_of(calibrate(perceptron(), {"image": given_images}, samples=4))
-    assert len(images) == variety.ENOUGH_ROWS and np.isin(images, given_images[:4]).all()
+    assert len(images) == augmentation.ENOUGH_ROWS and np.isin(images, given_images[:4]).all()
 
 
 def test_many_given_samples_and_convolutions_are_left_alone():
-    many = np.zeros((variety.ENOUGH_ROWS, 1, 6, 6), np.float32)
+    many = np.zeros((augmentation.ENOUGH_ROWS, 1, 6, 6), np.float32)
     assert images_of(calibrate(perceptron(), {"image": many})).shape == many.shape
     graph = Builder()
     convolving = load_model(graph.model(graph.conv(graph.input(("N", 1, 6, 6), "image"), 1, 2)))

@@ -7,12 +7,12 @@ import pytest
 from graphs import Builder
 from onnx import TensorProto
 
-from lbyl_onnx.calibration import calibration
-from lbyl_onnx.calibration.calibration import calibrate, parse_normalisation, parse_shapes
+from lbyl_onnx.calibration import samples as calibration
+from lbyl_onnx.calibration.samples import calibrate, parse_normalisation, parse_shapes
 from lbyl_onnx.calibration.synthetic import Normalisation, synthetic_inputs
 from lbyl_onnx.errors import UsageError
-from lbyl_onnx.model.model_file import load_model
-from lbyl_onnx.model.runtime import open_session, run
+from lbyl_onnx.model.file import load_model
+from lbyl_onnx.model.session import open_session, run
 
 
 def image_model(batch="N", channels=3, height=8, width=6, last=False, kind=TensorProto.FLOAT):

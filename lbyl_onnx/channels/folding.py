@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx
 
-from ..model.model_file import Model
+from ..model.file import Model
 from .groups import ChannelGroup, WeightAxis
 
 MATRIX_OPS = ("Gemm", "MatMul")

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from lbyl_onnx.calibration.given import input_array, read_npz
 from lbyl_onnx.calibration.synthetic import InputSpec
+from lbyl_onnx.calibration.user_samples import input_array, read_npz
 from lbyl_onnx.errors import UsageError
 
 

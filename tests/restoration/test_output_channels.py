@@ -6,9 +6,9 @@ import pytest
 from graphs import Builder
 from onnx import TensorProto, helper
 
-from lbyl_onnx.model.model_file import load_model
-from lbyl_onnx.model.runtime import open_session, run
-from lbyl_onnx.restoration.outputs import OutputFinder, rescale
+from lbyl_onnx.model.file import load_model
+from lbyl_onnx.model.session import open_session, run
+from lbyl_onnx.restoration.output_channels import OutputFinder, rescale
 
 CHANNELS = 4
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from ..model.model_file import Model
-from .edits import Edit, Renumber, SetSizes
-from .labels import Axis, Labels
+from ..model.file import Model
+from .equivalence import Axis, Labels
 from .probe import Probe, TensorFacts
+from .rewrites import Edit, Renumber, SetSizes
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Untouched:
 UNTOUCHED = Untouched()
 
 
-class Site:
+class RuleContext:
     """One node as its rule sees it: axes, shapes and values of its inputs, and the means to say what is equal."""
 
     def __init__(self, tracer: Tracer, index: int, node: gs.Node) -> None:
@@ -248,16 +248,16 @@ class Tracer:
     def _axis(self, name: str, position: int) -> Axis | Untouched:
         return self._pending[name][position] if name in self._pending else self.settled(name)[position]
 
-    def join(self, site: Site, members: Sequence[tuple[int, int]], couple: bool) -> Axis:
-        """See `Site.join`."""
-        named = [(site.node.inputs[slot].name, axis) for slot, axis in members]
+    def join(self, ctx: RuleContext, members: Sequence[tuple[int, int]], couple: bool) -> Axis:
+        """See `RuleContext.join`."""
+        named = [(ctx.node.inputs[slot].name, axis) for slot, axis in members]
         found = [(name, axis, self._axis(name, axis)) for name, axis in named]
         labelled = [labels for _, _, labels in found if isinstance(labels, np.ndarray)]
         joined: Axis
         fixed = next((name for name, _, labels in found if labels is None), None)
         if fixed is not None:
             for other in labelled:
-                site.freeze(other, f"joins them with an axis of {fixed!r} that cannot shrink")
+                ctx.freeze(other, f"joins them with an axis of {fixed!r} that cannot shrink")
             joined = None
         elif labelled:
             joined = labelled[0]
@@ -274,16 +274,16 @@ class Tracer:
                 self._touch(name, axis, joined)
         return joined
 
-    def sizes_edit(self, site: Site, slot: int | str, value: np.ndarray | None) -> SetSizes:
+    def sizes_edit(self, ctx: RuleContext, slot: int | str, value: np.ndarray | None) -> SetSizes:
         """The edit of one vector of sizes, made on first use."""
-        key = (site.index, slot)
+        key = (ctx.index, slot)
         if key not in self._sizes:
             static = None
-            if isinstance(slot, int) and site.has(slot):
-                facts = site.facts(slot)
+            if isinstance(slot, int) and ctx.has(slot):
+                facts = ctx.facts(slot)
                 value = facts.value
                 static = None if facts.varies is None else ~facts.varies
-            edit = SetSizes(site.index, slot, value, static)
+            edit = SetSizes(ctx.index, slot, value, static)
             self._sizes[key] = edit
             self.result.edits.append(edit)
         return self._sizes[key]

@@ -9,16 +9,16 @@ from conftest import ROOT, shared, shared_files
 from graphs import Builder
 from onnx import TensorProto
 
-from lbyl_onnx.calibration import moments
-from lbyl_onnx.calibration.calibration import calibrate
-from lbyl_onnx.calibration.stepwise import CalibratedRun
+from lbyl_onnx.calibration import ridge_regression
+from lbyl_onnx.calibration.augmentation import ENOUGH_ROWS
+from lbyl_onnx.calibration.samples import calibrate
+from lbyl_onnx.calibration.staged_run import CalibratedRun
 from lbyl_onnx.calibration.synthetic import input_specs, synthetic_inputs
-from lbyl_onnx.calibration.variety import ENOUGH_ROWS
 from lbyl_onnx.compression import compress
-from lbyl_onnx.model.model_file import load_model
-from lbyl_onnx.model.runtime import open_session, run_batches
-from lbyl_onnx.restoration import fitting
-from lbyl_onnx.restoration.fitting import MAX_RESCALE, rescaling
+from lbyl_onnx.model.file import load_model
+from lbyl_onnx.model.session import open_session, run_batches
+from lbyl_onnx.restoration import from_activations
+from lbyl_onnx.restoration.from_activations import MAX_RESCALE, rescaling
 from lbyl_onnx.selection import elimination
 
 
@@ -106,7 +106,7 @@ def test_redundant_channels_go_and_come_back(kind, data, monkeypatch):
     group = group_of(report, "producer")
     assert group.units_after == KEPT and group.predicted_error < 2e-3 and group.error < 2e-3
     assert min(sqnr(model, ours, foreign)) > 40
-    monkeypatch.setattr(moments, "RIDGE", 1e-8)
+    monkeypatch.setattr(ridge_regression, "RIDGE", 1e-8)
     monkeypatch.setattr(elimination, "RIDGE", 1e-5)
     exact, report = compressed(model, REMOVED / 12, **options)
     assert group_of(report, "producer").error < 2e-6
@@ -343,7 +343,7 @@ def test_rows_longer_than_their_number_are_mixed(data, monkeypatch):
     group = group_of(report, "producer")
     assert group.restored == "moments" and group.note is None and "head" in group.recalibrated
     plain, _ = compressed(model, 0.5, restore="none", **options)
-    monkeypatch.setattr(fitting, "repeats", lambda classes: None)
+    monkeypatch.setattr(from_activations, "repeats", lambda classes: None)
     whole, _ = compressed(model, 0.5, **options)
     errors = [min(sqnr(model, each, foreign)) for each in (ours, whole, plain)]
     assert errors == sorted(errors, reverse=True)
@@ -354,7 +354,7 @@ def test_long_rows_of_a_convolution_are_mixed(monkeypatch):
     hidden = graph.node("Relu", graph.conv(graph.input(("N", 3, 12, 12)), 3, 12, name="producer"))
     model = load_model(graph.model(graph.conv(hidden, 12, 6, name="consumer")))
     whole, _ = compressed(model, 0.5, include="producer")
-    monkeypatch.setattr(fitting, "MAX_INPUTS", 20)
+    monkeypatch.setattr(from_activations, "MAX_INPUTS", 20)
     ours, report = compressed(model, 0.5, include="producer")
     assert group_of(report, "producer").restored == "moments"
     plain, _ = compressed(model, 0.5, include="producer", restore="none")
@@ -380,7 +380,7 @@ def shiftless(activation, mixed):
 def test_without_a_place_for_a_shift_the_mean_is_fitted_too(activation, mixed, monkeypatch):
     """A factor that matches deviations would move a mean that nothing can move back."""
     if mixed:
-        monkeypatch.setattr(fitting, "MAX_INPUTS", 100)
+        monkeypatch.setattr(from_activations, "MAX_INPUTS", 100)
     model = shiftless(activation, mixed)
     ours, report = compressed(model, 0.4, include="producer", calibration=normal(model, 512))
     (expected,), (found,) = (outputs(each, normal(model, 512, seed=3)) for each in (model, ours))
@@ -392,9 +392,9 @@ def test_without_a_place_for_a_shift_the_mean_is_fitted_too(activation, mixed, m
 @pytest.mark.parametrize("kind", ["chain", "pyramid", "strided"])
 def test_layers_of_which_some_rest_on_the_front_alone(kind, data, monkeypatch):
     """A later layer may look back at an early tensor, which one of the models has for more samples than the other."""
-    monkeypatch.setattr(fitting, "FRONT_ELEMENTS", 4 * 3 * 32 * 32)
-    monkeypatch.setattr(fitting, "MIN_ROWS", 4 * 32 * 32)
-    monkeypatch.setattr("lbyl_onnx.calibration.calibration.BATCH_ELEMENTS", 2 * 3 * 32 * 32)
+    monkeypatch.setattr(from_activations, "FRONT_ELEMENTS", 4 * 3 * 32 * 32)
+    monkeypatch.setattr(from_activations, "MIN_ROWS", 4 * 32 * 32)
+    monkeypatch.setattr("lbyl_onnx.calibration.samples.BATCH_ELEMENTS", 2 * 3 * 32 * 32)
     graph = Builder(seed=2)
     early = graph.node("Relu", graph.conv(graph.input(("N", 3, 32, 32)), 3, 12, name="producer"))
     if kind == "chain":
@@ -450,9 +450,9 @@ def test_rows_that_each_model_selects_for_itself_are_not_fitted():
     places = graph.node("Gather", positive, graph.constant(0), axis=0)
     head = graph.node("Relu", graph.gemm(graph.node("Gather", x, places, axis=0), 6, 16, name="second"))
     model = load_model(graph.model(scores, graph.gemm(head, 16, 3, name="last")))
-    assert {places, head, "last"} <= fitting.selected(model.proto.graph) and "scores" not in fitting.selected(
+    assert {places, head, "last"} <= from_activations.selected(
         model.proto.graph
-    )
+    ) and "scores" not in from_activations.selected(model.proto.graph)
     for calibration in ("synthetic", normal(model, 300)):
         ours, report = compressed(model, 0.75, calibration=calibration, samples=300)
         assert_finite(ours)
@@ -495,10 +495,10 @@ def test_integers_and_text_pass_through():
 def test_depthwise_rows_count_once_for_each_group(monkeypatch):
     """However small the kernel, the rows of all groups together stay within bounds."""
     taken = []
-    rows_of = fitting.sample_rows
-    monkeypatch.setattr(fitting, "sample_rows", lambda *given: taken.append(rows_of(*given)) or taken[-1])
-    monkeypatch.setattr(fitting, "ROW_ELEMENTS", 2**12)
-    monkeypatch.setattr(fitting, "MIN_ROWS", 16)
+    rows_of = from_activations.sample_rows
+    monkeypatch.setattr(from_activations, "sample_rows", lambda *given: taken.append(rows_of(*given)) or taken[-1])
+    monkeypatch.setattr(from_activations, "ROW_ELEMENTS", 2**12)
+    monkeypatch.setattr(from_activations, "MIN_ROWS", 16)
     model = load_model(block(Builder(seed=2), lambda graph, x: graph.conv(x, 12, 12, group=12)))
     compressed(model, 0.5, include="producer", calibration=normal(model, 32))
     (depthwise,) = (rows for rows in taken if len(rows) == 6)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from ..errors import ModelError
-from ..model.model_file import Model
-from ..model.runtime import open_session, run_batches
+from ..model.file import Model
+from ..model.session import open_session, run_batches
 from .synthetic import Normalisation, synthetic_inputs
 
 CANDIDATES = 4

@@ -1,6 +1,6 @@
 """Run a model stretch by stretch, so that its weights can still change ahead of the point reached.
 
-A `StepwiseRun` walks the nodes in their order and keeps, per batch of samples, only the values that a later node reads.
+A `StagedRun` walks the nodes in their order and keeps, per batch of samples, only the values that a later node reads.
 Each stretch is one onnxruntime session over the nodes between two stops. Values beyond MEMORY_LIMIT bytes are kept
 in files, so memory stays bounded by the weights plus about one batch, whatever the number of samples.
 """
@@ -16,19 +16,19 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from ..channels.layers import LayerReader
-from ..model.model_file import Model, reads
-from ..model.runtime import open_session, run
+from ..channels.folding import LayerReader
+from ..model.file import Model, reads
+from ..model.session import open_session, run
 from ..model.tensors import DATA_TYPES
-from .calibration import Calibration
-from .moments import Statistics, channel_statistics, within
+from .ridge_regression import Statistics, channel_statistics, within
+from .samples import Calibration
 
 MEMORY_LIMIT = 2**29
 Batch = dict[str, Any]
 """Arrays by name; sequences as lists of arrays."""
 
 
-class StepwiseRun:
+class StagedRun:
     """One pass of `model` over batches of inputs.
 
     Only the first `front` batches need go through every stop: the others may lag behind and catch up in one stretch,
@@ -199,7 +199,7 @@ class CalibratedRun:
         self.statistics: dict[str, Statistics] = {}
         detached = self._detach() if calibration.synthetic else {}
         self.normalised = {node.input[0] for node in detached.values()}
-        self.run = StepwiseRun(self.model, calibration.batches, provider, set(detached), self._normalise, front)
+        self.run = StagedRun(self.model, calibration.batches, provider, set(detached), self._normalise, front)
 
     def _detach(self) -> dict[int, onnx.NodeProto]:
         """Give each node whose mean and variance are constants such of its own; these nodes, by their numbers."""

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lbyl_onnx.calibration import moments as moments_module
-from lbyl_onnx.calibration.moments import RIDGE, RowMoments, channel_statistics
+from lbyl_onnx.calibration import ridge_regression as moments_module
+from lbyl_onnx.calibration.ridge_regression import RIDGE, RowMoments, channel_statistics
 
 
 def gathered(x, y, cuts=()):

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UsageError
-from ..model.model_file import Model
-from .given import input_array, read_npz
+from ..model.file import Model
+from .augmentation import topped_up, varied_images
 from .synthetic import (
     InputSpec,
     Normalisation,
@@ -23,7 +23,7 @@ from .synthetic import (
     scaling,
     synthetic_inputs,
 )
-from .variety import topped_up, varied_images
+from .user_samples import input_array, read_npz
 
 EXPECTED = "an .npz file with an array for each input, a folder of images, or 'synthetic'"
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")

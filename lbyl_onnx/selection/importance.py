@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 from scipy.spatial.distance import cdist
 
+from ..channels.folding import LayerReader, ProducerLayer
 from ..channels.groups import ChannelGroup
-from ..channels.layers import LayerReader, ProducerLayer
 from ..errors import UsageError
 
 CRITERIA = ("obs", "l1", "l2", "l2-gm", "random", "bn-scale")

@@ -18,7 +18,7 @@ import onnxruntime as ort
 from onnx import TensorProto, helper
 
 from ..errors import ModelError, UsageError
-from .model_file import Model
+from .file import Model
 
 PROVIDERS = {
     "cpu": ["CPUExecutionProvider"],

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper
 
-from lbyl_onnx.calibration.patches import linear_node, position_count, rows_at, sample_rows
-from lbyl_onnx.model.model_file import load_model
-from lbyl_onnx.model.runtime import open_session, run
+from lbyl_onnx.calibration.im2col import linear_node, position_count, rows_at, sample_rows
+from lbyl_onnx.model.file import load_model
+from lbyl_onnx.model.session import open_session, run
 
 SAMPLES = 3
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..channels.folding import LayerReader, ProducerLayer
 from ..channels.groups import Analysis, ChannelGroup, WeightAxis
-from ..channels.layers import LayerReader, ProducerLayer
-from ..model.model_file import Model
+from ..model.file import Model
 from ..selection.plan import Choice, Plan
-from .restoration import RESTORERS, Strength, residual_error
+from .lbyl import RESTORERS, Strength, residual_error
 
 
 @dataclass(frozen=True)

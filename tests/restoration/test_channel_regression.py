@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lbyl_onnx.restoration.mixing import mixed_weight, repeats
+from lbyl_onnx.restoration.channel_regression import mixed_weight, repeats
 
 
 def test_repeats():

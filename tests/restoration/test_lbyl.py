@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lbyl_onnx.channels.folding import ProducerLayer
 from lbyl_onnx.channels.groups import WeightAxis
-from lbyl_onnx.channels.layers import ProducerLayer
-from lbyl_onnx.restoration.restoration import (
+from lbyl_onnx.restoration.lbyl import (
     MERGING_MIN_SIMILARITY,
     MERGING_MIX,
     METHODS,
