@@ -15,7 +15,7 @@ from pathlib import Path
 from material import images, require
 
 from lbyl_onnx import compress, load
-from lbyl_onnx.model.file import Model
+from lbyl_onnx.model.model import Model
 from lbyl_onnx.model.session import open_session, run_batches
 
 DATA = {

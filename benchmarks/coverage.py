@@ -19,10 +19,11 @@ from lbyl_onnx import NothingToRemove, compress, load
 from lbyl_onnx.calibration.synthetic import synthetic_inputs
 from lbyl_onnx.channels.groups import analyse
 from lbyl_onnx.channels.probe import probe
-from lbyl_onnx.model.file import Model
 from lbyl_onnx.model.initializers import unshare
+from lbyl_onnx.model.model import Model
 from lbyl_onnx.model.session import open_session, run
-from lbyl_onnx.selection.plan import Selection, choose
+from lbyl_onnx.options import PruneOptions, RunOptions, SampleOptions
+from lbyl_onnx.selection.plan import choose, rank, reasons_to_leave
 
 sys.path.insert(0, str(ROOT / "tests"))
 from masking import masked
@@ -56,7 +57,9 @@ def cover(model: Model, ratio: float, scope: str) -> Coverage | None:
         return None
     before, after, groups = result.report.input, result.report.output, result.report.groups
     analysis = analyse(working := unshare(model)[0], probe(working))
-    kept = choose(analysis, Selection(ratio, "l2", scope)).kept
+    chosen = PruneOptions(ratio, criterion="l2", restore="none", scope=scope)
+    reasons = reasons_to_leave(analysis, chosen)
+    kept = choose(analysis, reasons, chosen, rank(analysis, reasons, chosen, RunOptions(), None)).kept
     return Coverage(
         parameters=100 * (1 - after.parameters / before.parameters),
         macs=100 * (1 - after.macs / before.macs),
@@ -69,7 +72,7 @@ def cover(model: Model, ratio: float, scope: str) -> Coverage | None:
 
 def difference(reference: Model, emitted: Model, batch: int) -> float:
     """Largest relative difference of any output; raises ValueError where a shape differs or a value is not finite."""
-    inputs = synthetic_inputs(reference, batch, seed=1)
+    inputs = synthetic_inputs(reference, batch, SampleOptions(seed=1))
     expected, found = (run(open_session(model), inputs) for model in (reference, emitted))
     largest = 0.0
     for left, right in zip(expected, found, strict=True):

@@ -14,7 +14,7 @@ import numpy as np
 from material import images, require
 
 from lbyl_onnx import compress, load
-from lbyl_onnx.model.file import Model
+from lbyl_onnx.model.model import Model
 from lbyl_onnx.model.session import open_session, run_batches
 
 MODELS = ("resnet20_cifar10", "resnet20_cifar10_folded", "resnet56_cifar10", "resnet56_cifar10_folded")

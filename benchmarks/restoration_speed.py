@@ -16,17 +16,18 @@ import numpy as np
 
 from lbyl_onnx.channels.folding import ProducerLayer
 from lbyl_onnx.channels.groups import WeightAxis
-from lbyl_onnx.compression import DEFAULT_LAMBDA1, DEFAULT_LAMBDA2
-from lbyl_onnx.restoration.lbyl import Strength, lbyl
+from lbyl_onnx.model.graph import Constant
+from lbyl_onnx.options import PruneOptions
+from lbyl_onnx.restoration.lbyl import lbyl
 from lbyl_onnx.selection.plan import units_kept
 
 
 def random_layer(filters: int, size: int) -> ProducerLayer:
     """A convolution of `filters` filters of `size` weights with a BatchNormalization behind it."""
     rng = np.random.default_rng(0)
-    units = np.arange(filters)
+    units, weight = np.arange(filters), Constant("weight", np.dtype(np.float64), exclusive=True)
     return ProducerLayer(
-        WeightAxis(node=0, slot=1, name="conv", op="Conv", weight="weight", axis=0, units=units, groups=1),
+        WeightAxis(node=0, slot=1, name="conv", op="Conv", weight=weight, axis=0, units=units, groups=1),
         filters=rng.standard_normal((filters, size)) / np.sqrt(size),
         bias=np.zeros(filters),
         scale=rng.uniform(0.5, 1.5, filters),
@@ -55,7 +56,7 @@ def main() -> None:
     options = parser.parse_args()
     layer = random_layer(options.filters, 9 * options.inputs)
     kept, removed = np.split(np.arange(options.filters), [units_kept(options.filters, options.ratio)])
-    strength = Strength(DEFAULT_LAMBDA1, DEFAULT_LAMBDA2)
+    strength = PruneOptions(options.ratio)
     weights = layer.filters
     product = seconds(lambda: weights @ weights.T)
     solve = seconds(lambda: lbyl(layer, kept, removed, strength))

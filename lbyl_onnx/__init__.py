@@ -2,43 +2,23 @@
 
 >>> import lbyl_onnx
 >>> result = lbyl_onnx.compress("model.onnx", ratio=0.4)   # doctest: +SKIP
->>> lbyl_onnx.save(result.compressed, "smaller.onnx")      # doctest: +SKIP
+>>> lbyl_onnx.save(result, "smaller.onnx")                 # doctest: +SKIP
 """
 
 import os
 
+import lazy_loader
+
 os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")  # numpy's threads must not spin while onnxruntime works
 
-from .calibration.synthetic import Normalisation
-from .compression import CompressionResult, compress
-from .errors import LbylError, ModelError, NothingToRemove, UsageError, ValidationFailed
-from .evaluation.inspection import inspect
-from .evaluation.records import FileReport, GroupReport, Inspection, OutputComparison, Report, Validation
-from .evaluation.validation import validate
-from .model.file import Model
-from .model.file import load_model as load
-from .model.file import save_model as save
+_lazy, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__all__ += ["__version__"]
 
-__version__ = "0.1.0"
 
-__all__ = [
-    "CompressionResult",
-    "FileReport",
-    "GroupReport",
-    "Inspection",
-    "LbylError",
-    "Model",
-    "ModelError",
-    "Normalisation",
-    "NothingToRemove",
-    "OutputComparison",
-    "Report",
-    "UsageError",
-    "Validation",
-    "ValidationFailed",
-    "compress",
-    "inspect",
-    "load",
-    "save",
-    "validate",
-]
+def __getattr__(name: str) -> object:
+    """What the stub names, imported when it is asked for; the version too, which is slow to find."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("lbyl-onnx")
+    return _lazy(name)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,14 +18,17 @@ import onnxruntime as ort
 from masking import kept_shapes, masked
 from onnx import TensorProto, helper, numpy_helper
 
+from lbyl_onnx.calibration.samples import Calibration
 from lbyl_onnx.calibration.synthetic import synthetic_inputs
 from lbyl_onnx.channels.groups import Analysis, ChannelGroup, analyse
 from lbyl_onnx.channels.probe import probe
 from lbyl_onnx.channels.surgery import cut
-from lbyl_onnx.model.file import Model, load_model
 from lbyl_onnx.model.initializers import reshare, unshare
+from lbyl_onnx.model.model import Model
+from lbyl_onnx.model.reading import load
 from lbyl_onnx.model.session import open_session, run
-from lbyl_onnx.selection.plan import Selection, choose
+from lbyl_onnx.options import PruneOptions, RunOptions, SampleOptions
+from lbyl_onnx.selection.plan import Plan, choose, rank, reasons_to_leave
 
 _ELEMENT_TYPES = {
     "tensor(float)": "FLOAT",
@@ -168,10 +171,23 @@ class Pruned:
 
 def prune(source: onnx.ModelProto | Model, ratio: float = 0.4, scope: str = "all", seed: int = 0) -> Pruned:
     """Remove random units."""
-    model = source if isinstance(source, Model) else load_model(source)
+    model = source if isinstance(source, Model) else load(source)
     analysis = analyse(model, probe(model))
-    plan = choose(analysis, Selection(ratio, "random", scope, seed=seed))
+    plan = random_plan(analysis, ratio, scope, seed)
     return Pruned(analysis, plan.kept, cut(analysis, plan.kept))
+
+
+def random_plan(analysis: Analysis, ratio: float, scope: str = "all", seed: int = 0) -> Plan:
+    """A share of all units that can be cut, whether or not their weights can be read."""
+    readable = replace(analysis, groups=tuple(replace(group, unreadable=None) for group in analysis.groups))
+    return plan_for(readable, ratio=ratio, criterion="random", scope=scope, seed=seed)
+
+
+def plan_for(analysis: Analysis, calibration: Calibration | None = None, **options: Any) -> Plan:
+    """What `compress` chooses with these `PruneOptions`."""
+    chosen = PruneOptions(**options)
+    reasons = reasons_to_leave(analysis, chosen)
+    return choose(analysis, reasons, chosen, rank(analysis, reasons, chosen, RunOptions("cpu"), calibration))
 
 
 def prune_shared(model: Model, ratio: float = 0.4, scope: str = "all") -> Pruned:
@@ -202,7 +218,8 @@ def assert_same_outputs(
 ) -> None:
     """Outputs equal those of the masked original, relative to its largest one. `shapes`: of dynamic inputs."""
     reference = reference or masked(pruned.analysis, pruned.kept, consumers=True)
-    inputs = synthetic_inputs(reference, pruned.analysis.probe.batch, seed=1, shapes=shapes)
+    options = SampleOptions(shapes=shapes or {}, seed=1)
+    inputs = synthetic_inputs(reference, pruned.analysis.probe.batch, options)
     expected, found = (run(open_session(model), inputs) for model in (reference, pruned.model))
     for left, right in zip(expected, found, strict=True):
         assert left.shape == right.shape and left.dtype == right.dtype

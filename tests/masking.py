@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from lbyl_onnx.channels.groups import Analysis, is_floating
-from lbyl_onnx.model.file import Model
+from lbyl_onnx.channels.groups import Analysis
+from lbyl_onnx.model.model import Model
+from lbyl_onnx.model.tensors import is_floating
 
 
 def masked(analysis: Analysis, kept: np.ndarray, consumers: bool = False) -> Model:

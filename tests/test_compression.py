@@ -14,14 +14,17 @@ from graphs import Builder
 from onnx import TensorProto, helper
 
 from lbyl_onnx import compression
+from lbyl_onnx.calibration import staged_run
 from lbyl_onnx.calibration.synthetic import synthetic_inputs
 from lbyl_onnx.compression import compress
 from lbyl_onnx.errors import ModelError, NothingToRemove, UsageError, ValidationFailed
-from lbyl_onnx.evaluation import validation
+from lbyl_onnx.evaluation import latency
 from lbyl_onnx.evaluation.inspection import inspect
 from lbyl_onnx.evaluation.records import Validation
-from lbyl_onnx.model.file import load_model, save_model
+from lbyl_onnx.model.reading import load
 from lbyl_onnx.model.session import open_session, run, run_batches
+from lbyl_onnx.model.writing import save
+from lbyl_onnx.options import PruneOptions, RunOptions, SampleOptions
 
 CNN = ROOT / "models" / "digits_cnn.onnx"
 MODELS = sorted((ROOT / "models").glob("*.onnx"))
@@ -29,8 +32,8 @@ MODELS = sorted((ROOT / "models").glob("*.onnx"))
 
 @pytest.fixture(autouse=True)
 def short_latencies(monkeypatch):
-    monkeypatch.setattr(validation, "LATENCY_SECONDS", 0.02)
-    monkeypatch.setattr(validation, "LATENCY_PAIRS", (1, 3))
+    monkeypatch.setattr(latency, "LATENCY_SECONDS", 0.02)
+    monkeypatch.setattr(latency, "LATENCY_PAIRS", (1, 3))
 
 
 def dense(dtype=np.float32, features=6, hidden=8):
@@ -66,7 +69,7 @@ def test_every_field_of_the_report():
     assert set(report) >= {"input", "output", "groups", "validation", "seconds"}
     for side in ("input", "output"):
         assert set(report[side]) == {"path", "parameters", "macs", "bytes"}
-    original, parameters = load_model(CNN), result.report.input.parameters
+    original, parameters = load(CNN), result.report.input.parameters
     assert report["input"]["path"] == str(CNN) and report["output"]["path"] is None
     assert parameters == sum(array.size for array in original.weights.values() if array.dtype == np.float32)
     assert report["input"]["bytes"] == pytest.approx(CNN.stat().st_size, rel=1e-3)
@@ -85,10 +88,10 @@ def test_one_record_for_each_group():
     assert [group.units_after for group in groups] == [16, 32, 32, 32, 10]
     for group, following in pairwise(groups):
         assert group.consumers == following.producers
-        assert group.frozen_reason is None and group.restored == "lbyl" and 0 < group.error < 1
+        assert group.frozen_reason is None and group.outcome.restored == "lbyl" and 0 < group.outcome.error < 1
     last = groups[-1]
     assert last.frozen_reason == "output 'logits' of the model"
-    assert last.restored is None and last.error is None and last.consumers == ()
+    assert last.outcome.restored is None and last.outcome.error is None and last.consumers == ()
 
 
 def test_groups_by_hand():
@@ -97,7 +100,7 @@ def test_groups_by_hand():
     assert (first.name, first.producers, first.consumers) == ("first", ("first",), ("last",))
     assert (first.units_before, first.units_after, first.coupled) == (8, 4, False)
     assert (first.parameters, first.macs) == (8 * 6 + 8 + 3 * 8, 8 * 6 + 3 * 8)
-    assert (first.restored, first.note, first.error) == (None, None, None)
+    assert (first.outcome.restored, first.outcome.note, first.outcome.error) == (None, None, None)
     assert (last.units_after, last.frozen_reason) == (3, "output 'last' of the model")
     assert (report.input.parameters, report.input.macs) == (83, 72)
     assert (report.output.parameters, report.output.macs) == (43, 36)
@@ -108,7 +111,10 @@ def test_options_are_echoed():
         **{"restore": "neuron-merging", "criterion": "random", "lambda1": 0.5, "lambda2": 0.25, "scope": "all"},
         **{"round_to": 2, "include": "fir", "exclude": "none", "seed": 7},
     }
-    assert cut_down(dense(), 0.5, **options).report.options == {"ratio": 0.5, **options}
+    echoed = cut_down(dense(), 0.5, **options).report.options
+    assert echoed.prune == PruneOptions(0.5, **options)
+    assert echoed.samples == SampleOptions(seed=7) and echoed.run == RunOptions("cpu")
+    assert not echoed.validation and not echoed.layer_errors
 
 
 def test_progress_names_every_stage():
@@ -141,9 +147,9 @@ def test_a_model_in_memory_stays_as_it_is():
     result = cut_down(proto, 0.5)
     assert proto.SerializeToString(deterministic=True) == before
     assert result.report.input.path is None
-    model = load_model(CNN)
+    model = load(CNN)
     cut_down(model, 0.5)
-    assert serialized(model) == serialized(load_model(CNN))
+    assert serialized(model) == serialized(load(CNN))
 
 
 def declared(proto):
@@ -170,7 +176,7 @@ def test_interface_and_metadata_stay(restore):
 
 
 def test_any_batch_size_runs():
-    session = open_session(load_model(cut_down(CNN, 0.5).model))
+    session = open_session(load(cut_down(CNN, 0.5).model))
     for batch in (1, 3):
         (logits,) = run(session, {"image": np.zeros((batch, 1, 8, 8), np.float32)})
         assert logits.shape == (batch, 10)
@@ -188,7 +194,7 @@ def test_the_same_call_gives_the_same_model():
 @pytest.mark.parametrize(("dtype", "tolerance"), [(np.float16, 1e-2), (np.float32, 1e-5), (np.float64, 1e-12)])
 def test_floating_types(dtype, tolerance):
     """The least neuron is half of another one: restoring is exact, and everything keeps its type."""
-    model = load_model(dense(dtype, features=20))
+    model = load(dense(dtype, features=20))
     for part in ("weight", "bias"):
         value = 4 * model.weights[f"first.{part}"]
         value[5] = value[2] / 16
@@ -199,7 +205,7 @@ def test_floating_types(dtype, tolerance):
     plain = cut_down(model, 0.1, restore="none").compressed
     assert (plain.weights["last.weight"] != result.compressed.weights["last.weight"]).any()
     assert {array.dtype for array in result.compressed.weights.values()} == {np.dtype(dtype)}
-    inputs = synthetic_inputs(model, 4, seed=1)
+    inputs = synthetic_inputs(model, 4, SampleOptions(seed=1))
     (expected,), (found,) = (run(open_session(m), inputs) for m in (model, result.compressed))
     assert found.dtype == expected.dtype == dtype
     np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance * np.abs(expected).max())
@@ -222,7 +228,7 @@ def test_bfloat16_weights_behind_a_cast():
 
 def externally_stored(folder):
     path = folder / "model.onnx"
-    onnx.save_model(dense(), path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    onnx.save(dense(), path, save_as_external_data=True, location="weights.bin", size_threshold=0)
     assert len(path.read_bytes()) < len(dense().SerializeToString()) + 500
     return path
 
@@ -234,13 +240,13 @@ def test_external_data_stays_external(tmp_path):
     assert result.report.input.bytes > (tmp_path / "weights.bin").stat().st_size
     folder = tmp_path / "out"
     folder.mkdir()
-    save_model(result.compressed, folder / "out.onnx")
+    save(result.compressed, folder / "out.onnx")
     stored = onnx.load(folder / "out.onnx", load_external_data=False).graph.initializer
     assert len(stored) == 4 and all(tensor.data_location == TensorProto.EXTERNAL for tensor in stored)
     assert sorted(file.name for file in folder.iterdir()) == ["out.onnx", "out.onnx.data"]
     assert {file.name: file.read_bytes() for file in tmp_path.glob("*.*")} == before
     x = np.ones((2, 6), np.float32)
-    written, returned = (run(open_session(load_model(m)), {"x": x}) for m in (folder / "out.onnx", result.model))
+    written, returned = (run(open_session(load(m)), {"x": x}) for m in (folder / "out.onnx", result.model))
     np.testing.assert_array_equal(written[0], returned[0])
     assert not any(tensor.data_location for tensor in result.model.graph.initializer)
 
@@ -251,18 +257,18 @@ def test_external_data_stays_external(tmp_path):
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("ratio", -0.1, r"--ratio is -0.1; expected a number in \[0, 1\)"),
-        ("ratio", 1, r"--ratio is 1; expected a number in \[0, 1\)"),
-        ("ratio", float("nan"), "--ratio is nan"),
-        ("restore", "magic", "--restore 'magic' is unknown; expected one of .*lbyl"),
-        ("criterion", "l3", "--criterion 'l3' is unknown; expected one of .*l1, l2"),
-        ("scope", "none", "--scope 'none' is unknown; expected chains or all"),
-        ("round_to", 0, "--round-to is 0; expected a whole number of at least 1"),
-        ("lambda1", -1, "--lambda1 is -1; expected a finite number"),
-        ("lambda2", float("inf"), "--lambda2 is inf; expected a finite number"),
-        ("lambda2", float("nan"), "--lambda2 is nan"),
-        ("include", "(", r"--include '\(' is not a regular expression"),
-        ("provider", "tpu", "tpu"),
+        ("ratio", -0.1, r"^ratio is -0.1; expected a number in \[0, 1\)"),
+        ("ratio", 1, r"^ratio is 1; expected a number in \[0, 1\)"),
+        ("ratio", float("nan"), "^ratio is nan"),
+        ("restore", "magic", "^restore 'magic' is unknown; expected one of .*lbyl"),
+        ("criterion", "l3", "^criterion 'l3' is unknown; expected one of .*l1, l2"),
+        ("scope", "none", "^scope 'none' is unknown; expected one of chains, all"),
+        ("round_to", 0, "^round_to is 0; expected a whole number of at least 1"),
+        ("lambda1", -1, "^lambda1 is -1; expected a finite number"),
+        ("lambda2", float("inf"), "^lambda2 is inf; expected a finite number"),
+        ("lambda2", float("nan"), "^lambda2 is nan"),
+        ("include", "(", r"^include '\(' is not a regular expression"),
+        ("provider", "tpu", "^provider 'tpu' is unknown"),
     ],
 )
 def test_options_out_of_range(option, value, message):
@@ -271,7 +277,7 @@ def test_options_out_of_range(option, value, message):
 
 
 def test_options_are_checked_before_the_model_is_read(tmp_path):
-    with pytest.raises(UsageError, match="--ratio"):
+    with pytest.raises(UsageError, match=r"^ratio is 2;"):
         cut_down(tmp_path / "missing.onnx", 2)
     with pytest.raises(ModelError, match=r"missing\.onnx: no such file"):
         cut_down(tmp_path / "missing.onnx", 0.5)
@@ -308,7 +314,7 @@ def test_the_name_of_the_file_is_told():
 def test_an_overflow_of_float16_is_caught():
     """The consumer's weights double, which is more than float16 holds."""
     proto = dense(np.float16)
-    model = load_model(proto)
+    model = load(proto)
     model.replace("first.weight", np.full((8, 6), 0.5, np.float16))
     model.replace("last.weight", np.full((3, 8), 4e4, np.float16))
     with pytest.raises(ValidationFailed, match=r"weight 'last.weight' overflows float16 .*--restore none"):
@@ -320,7 +326,7 @@ def test_a_result_that_cannot_be_compared(monkeypatch):
     def refuse(*arguments, **options):
         raise ModelError("no such input")
 
-    monkeypatch.setattr(compression, "validate", refuse)
+    monkeypatch.setattr(compression, "compare", refuse)
     with pytest.raises(ValidationFailed, match="the result cannot be compared with the original: no such input"):
         cut_down(dense(), 0.5, validation=True)
 
@@ -340,6 +346,77 @@ def test_samples_that_the_model_does_not_take():
         compress(model, 0.5, calibration={"ids": ids})
 
 
+# ---- where activations cannot be measured
+
+
+def refused_while(monkeypatch, *stages):
+    """`compress` with onnxruntime refusing every stretch of a model in these stages."""
+    reached, opened = [], staged_run.open_session
+
+    def refuse(*arguments, **options):
+        if reached[-1] in stages:
+            raise ModelError("no such kernel")
+        return opened(*arguments, **options)
+
+    monkeypatch.setattr(staged_run, "open_session", refuse)
+
+    def report(**options):
+        return compress(CNN, 0.5, validation=False, progress=reached.append, **options).report
+
+    return report
+
+
+def told(stand_in):
+    return f"activations cannot be measured (no such kernel); {stand_in} was used instead"
+
+
+def methods(report):
+    """Criteria and restorations of the groups that lost units."""
+    cut = [group for group in report.groups if group.units_after < group.units_before]
+    assert len(cut) == 4
+    return {group.criterion for group in cut}, {group.outcome.restored for group in cut}
+
+
+@pytest.mark.parametrize("criterion", ["obs", "l1", "random"])
+def test_a_restoration_without_activations_leaves_the_criterion(monkeypatch, criterion):
+    report = refused_while(monkeypatch, "restoring")(criterion=criterion)
+    assert methods(report) == ({criterion}, {"lbyl"})
+    assert report.fallbacks == (told("lbyl"),) and told("lbyl") in report.warnings
+    assert (report.calibration is None) == (criterion != "obs")
+    assert report.options.prune == PruneOptions(0.5, criterion)
+
+
+@pytest.mark.parametrize("restore", ["moments", "none", "neuron-merging"])
+def test_a_criterion_without_activations_leaves_the_restoration(monkeypatch, restore):
+    report = refused_while(monkeypatch, "choosing")(restore=restore)
+    assert methods(report) == ({"l2"}, {None if restore == "none" else restore})
+    assert report.fallbacks == (told("l2"),) and told("l2") in report.warnings
+    assert (report.calibration is None) == (restore != "moments")
+    assert report.options.prune == PruneOptions(0.5, restore=restore)
+
+
+def test_nothing_can_be_measured(monkeypatch):
+    report = refused_while(monkeypatch, "choosing", "restoring", "measuring")(layer_errors=True)
+    assert methods(report) == ({"l2"}, {"lbyl"}) and report.calibration is None
+    errors = "the errors of single layers cannot be measured (no such kernel)"
+    assert report.fallbacks == (told("l2"), told("lbyl"), errors)
+
+
+def test_a_stand_in_does_what_it_does_when_asked_for(monkeypatch):
+    asked = cut_down(CNN, 0.5, restore="lbyl", criterion="l2")
+    measured = refused_while(monkeypatch, "choosing", "restoring")()
+    assert [group.outcome for group in measured.groups] == [group.outcome for group in asked.report.groups]
+    assert measured.output == asked.report.output
+
+
+def test_nothing_stands_in_for_what_can_be_measured():
+    report = compress(CNN, 0.5, samples=64, validation=False).report
+    assert report.fallbacks == () and methods(report) == ({"obs"}, {"moments"})
+
+
+# ---- speed
+
+
 MEASURED = Validation("cpu", "synthetic", 16, (), 1, latency_before_ms=2.0, latency_after_ms=2.5)
 
 
@@ -348,21 +425,21 @@ MEASURED = Validation("cpu", "synthetic", 16, (), 1, latency_before_ms=2.0, late
     [(1, r"try --round-to 8 \(or 16\)"), (4, r"try --round-to 8 \(or 16\)"), (8, "try --round-to 16")],
 )
 def test_a_result_that_is_not_faster_comes_with_advice(monkeypatch, round_to, advice):
-    monkeypatch.setattr(compression, "validate", lambda *arguments, **options: MEASURED)
+    monkeypatch.setattr(compression, "compare", lambda *arguments, **options: MEASURED)
     (warning,) = cut_down(dense(hidden=32), 0.5, round_to=round_to, validation=True).report.warnings
     assert warning.startswith("the result is not faster: 2.5 ms, original 2 ms")
     assert re.search(advice, warning)
 
 
 def test_a_result_that_is_hardly_faster(monkeypatch):
-    monkeypatch.setattr(compression, "validate", lambda *arguments: replace(MEASURED, latency_after_ms=1.98))
+    monkeypatch.setattr(compression, "compare", lambda *arguments: replace(MEASURED, latency_after_ms=1.98))
     (warning,) = cut_down(dense(), 0.5, validation=True).report.warnings
     assert warning.startswith("the result is hardly faster: 1.98 ms, original 2 ms")
 
 
 def test_a_faster_result_has_no_warnings(monkeypatch):
     faster = replace(MEASURED, latency_after_ms=1.5)
-    monkeypatch.setattr(compression, "validate", lambda *arguments, **options: faster)
+    monkeypatch.setattr(compression, "compare", lambda *arguments, **options: faster)
     assert cut_down(dense(), 0.5, validation=True).report.warnings == ()
 
 
@@ -377,7 +454,7 @@ def accuracy(model, images, labels):
 
 @pytest.mark.parametrize("path", MODELS, ids=lambda path: path.stem)
 def test_restoring_brings_accuracy_back(path):
-    model = load_model(path)
+    model = load(path)
     with np.load(ROOT / "models" / "digits_eval.npz") as data:
         images, labels = data["image"], data["labels"]
     assert accuracy(model, images, labels) > 97
@@ -402,7 +479,7 @@ def normalised(name, mean, std):
 )
 def test_published_accuracies_of_lenet(ratio, lambda2, published):
     """arXiv 2502.08474, LeNet-300-100 on the test set of Fashion-MNIST."""
-    model = load_model(shared("models", "lenet_300_100_fashion.onnx"))
+    model = load(shared("models", "lenet_300_100_fashion.onnx"))
     images, labels = normalised("fashion_mnist_test", 0.5, 0.5)
     assert len(labels) == 10_000
     result = cut_down(model, ratio, criterion="l2", restore="lbyl", lambda1=0.0, lambda2=lambda2)
@@ -412,7 +489,7 @@ def test_published_accuracies_of_lenet(ratio, lambda2, published):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet56_cifar10", "resnet56_cifar10_folded"])
 def test_the_default_penalties_suit_a_network_and_its_folded_twin(name):
-    model = load_model(shared("models", f"{name}.onnx"))
+    model = load(shared("models", f"{name}.onnx"))
     images, labels = normalised("cifar10_eval", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     plain, restored = (cut_down(model, 0.3, restore=restore).compressed for restore in ("none", "lbyl"))
     assert accuracy(restored, images, labels) >= accuracy(plain, images, labels) + 7

@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from ..errors import ModelError
-from ..model.file import Model
+from ..model.model import Model
 from ..model.session import open_session, run_batches
-from .synthetic import Normalisation, synthetic_inputs
+from ..options import RunOptions, SampleOptions
+from .inputs import InputSpec
+from .synthetic import convolves, synthetic_inputs
 
 CANDIDATES = 4
 """Synthetic samples that are made for each that is used."""
@@ -16,25 +18,25 @@ ENOUGH_ROWS = 512
 """Given samples that are fewer are topped up to this number."""
 
 
-def varied_images(
-    model: Model,
-    name: str,
-    samples: int,
-    seed: int,
-    shapes: dict[str, tuple[int, ...]],
-    normalisation: Normalisation | None,
-) -> np.ndarray:
+def sees_rows(model: Model, specs: tuple[InputSpec, ...]) -> bool:
+    """Whether the model multiplies a single input of numbers, any number of samples a run, without convolutions."""
+    single = len(specs) == 1 and specs[0].dtype.kind == "f" and specs[0].shape[:1] in ((None,), (1,))
+    multiplies = any(node.op_type in ("Gemm", "MatMul") for node in model.proto.graph.node)
+    return single and multiplies and not convolves(model)
+
+
+def varied_images(model: Model, name: str, samples: int, options: SampleOptions) -> np.ndarray:
     """Synthetic images for the one input `name`, (samples, ...): of CANDIDATES times as many, those that are spread
     evenly over the model's own top-1 classes, where it has some, each then of a contrast of its own, because the
     biases of a layer count for more, the less its input varies."""
-    images = synthetic_inputs(model, CANDIDATES * samples, seed, shapes, normalisation)[name]
+    images = synthetic_inputs(model, CANDIDATES * samples, options)[name]
     try:
-        scores = run_batches(open_session(model), {name: images})[0]
+        scores = run_batches(open_session(model, RunOptions("cpu")), {name: images})[0]
     except (ModelError, ValueError):  # refused, or of other sizes from batch to batch
         scores = np.empty(0)
     if scores.ndim == 2 and scores.shape[1] > 1 and len(scores) == len(images) and scores.dtype.kind == "f":
         images = images[evenly_classed(scores, samples)]
-    exponent = np.random.default_rng(seed).random((samples, *[1] * (images.ndim - 1)))
+    exponent = np.random.default_rng(options.seed).random((samples, *[1] * (images.ndim - 1)))
     return (images[:samples] * LEAST_CONTRAST**exponent).astype(images.dtype)
 
 

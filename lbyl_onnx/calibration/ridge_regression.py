@@ -2,33 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import NamedTuple
 
-import ml_dtypes
 import numpy as np
 from scipy import linalg
 
-SINGLE_PRECISION_FROM = 512
+from .statistics import Statistics, sums
+
+SINGLE_PRECISION_INPUTS = 512
 """Systems of more unknowns are accumulated and solved in single precision, which the ridge affords."""
-RIDGE = 1e-2
-"""Strength of the pull towards the present weights, relative to the mean diagonal of the inputs' covariance."""
 CHUNK = 2**22
 """Elements of rows and outputs that are gathered before they are multiplied."""
-SUMMED = 256
-FAR = 10
-"""Means of so many standard deviations cost single precision too many digits of the variance."""
 ORIGIN_ROWS = 256
 """Rows whose mean is taken away from all: near enough for products to keep their digits."""
-
-
-class Statistics(NamedTuple):
-    """Mean and variance of each channel, float64 (channels,)."""
-
-    mean: np.ndarray
-    variance: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -50,7 +37,7 @@ class RowMoments:
     costs no digits."""
 
     def __init__(self, groups: int, outputs: int, inputs: int) -> None:
-        precision = np.float32 if inputs > SINGLE_PRECISION_FROM else np.float64
+        precision = np.float32 if inputs > SINGLE_PRECISION_INPUTS else np.float64
         capacity = max(1, CHUNK // (groups * (inputs + outputs)))
         self._blocks = tuple(np.empty((groups, capacity, columns), np.float32) for columns in (inputs, outputs))
         self._filled = 0
@@ -97,11 +84,11 @@ class RowMoments:
         self._multiply()
         return self._rows > 0 and all(np.isfinite(sums).all() for sums in (self._xx, self._yx, self._yy))
 
-    def solve(self, present: np.ndarray, centred: bool) -> Fitted:
+    def solve(self, present: np.ndarray, centred: bool, ridge: float = 1e-2) -> Fitted:
         """The matrix W that minimises E|y - W x - c|^2 + r |W - present|^2; c is 0 unless `centred`.
 
-        `present`: float64 (groups, outputs, inputs). r is RIDGE times the mean diagonal of the inputs' covariance, and
-        more where rounding has left that indefinite.
+        `present`: float64 (groups, outputs, inputs). r is `ridge` times the mean diagonal of the inputs' covariance,
+        and more where rounding has left that indefinite.
         """
         self._multiply()
         mean = self._x / self._rows + self._origin[0][:, 0]
@@ -114,11 +101,11 @@ class RowMoments:
             if not centred:
                 xx += np.outer(mean[group], mean[group]).astype(xx.dtype)
                 yx += np.outer(y[group], mean[group])
-            matrix[group], inverse_condition, ridge = _solve(xx, yx, present[group])
+            matrix[group], inverse_condition, strength = _solve(xx, yx, present[group], ridge)
             step = matrix[group] - present[group]
             condition = max(condition, 1 / max(inverse_condition, np.finfo(np.float64).eps))
-            energy[group] = ((yx - ridge * step) * matrix[group]).sum(axis=1)
-            left += float(((yx + ridge * step) * matrix[group]).sum())
+            energy[group] = ((yx - strength * step) * matrix[group]).sum(axis=1)
+            left += float(((yx + strength * step) * matrix[group]).sum())
         fit_mean = np.einsum("goi,gi->go", matrix, mean)
         total = float(variance.sum() if centred else (variance + y**2).sum())
         return Fitted(
@@ -138,25 +125,11 @@ class RowMoments:
         return xx, self._yx[group] / self._rows - np.outer(y, x)
 
 
-def sums(rows: np.ndarray) -> np.ndarray:
-    """Sums of rows (..., rows, columns) over the rows, float64: of blocks in their own precision, then of these."""
-    ones = np.ones(SUMMED, rows.dtype)
-    starts = range(0, rows.shape[-2], SUMMED)
-    blocks = [ones[: rows.shape[-2] - start] @ rows[..., start : start + SUMMED, :] for start in starts]
-    return np.array(blocks, np.float64).sum(axis=0)
-
-
-def within(value: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """`value` in a floating-point type that may have a smaller range, whose ends take what lies beyond."""
-    info = ml_dtypes.finfo(dtype)
-    return np.clip(value, float(info.min), float(info.max)).astype(dtype)
-
-
-def _solve(gram: np.ndarray, target: np.ndarray, present: np.ndarray) -> tuple[np.ndarray, float, float]:
+def _solve(gram: np.ndarray, target: np.ndarray, present: np.ndarray, ridge: float) -> tuple[np.ndarray, float, float]:
     """X with X (gram + r I) = target + r present, float64, the reciprocal condition number of that system, and r."""
-    ridge = RIDGE * max(float(np.trace(gram)), 0.0) / len(gram) or 1.0
-    dominant = ridge + float(np.abs(gram).sum(axis=0).max())
-    for strength in (ridge, 100 * ridge):
+    wanted = ridge * max(float(np.trace(gram)), 0.0) / len(gram) or 1.0
+    dominant = wanted + float(np.abs(gram).sum(axis=0).max())
+    for strength in (wanted, 100 * wanted):
         with suppress(linalg.LinAlgError):
             return *_factorise(gram, strength, target + strength * present), strength
     return *_factorise(gram, dominant, target + dominant * present), dominant
@@ -170,36 +143,3 @@ def _factorise(gram: np.ndarray, ridge: float, target: np.ndarray) -> tuple[np.n
     estimate = linalg.get_lapack_funcs("pocon", (factor,))
     solved = linalg.cho_solve((factor, True), target.T.astype(factor.dtype), check_finite=False)
     return solved.T.astype(np.float64), float(estimate(factor, norm, uplo="L")[0])
-
-
-def channel_statistics(values: Iterable[np.ndarray], axis: int) -> Statistics | None:
-    """Mean and variance of each channel over all batches; None where these are empty.
-
-    Space is summed in the values' own precision (at least float32), samples and batches in float64; the squares of
-    channels whose mean is large all in float64.
-    """
-    total: np.ndarray | float = 0.0
-    square: np.ndarray | float = 0.0
-    count = 0
-    for value in values:
-        if value.size == 0:
-            continue
-        value = value.astype(np.promote_types(value.dtype, np.float32), copy=False)
-        rows = value.reshape(-1, value.shape[axis], 1) if axis in (-1, value.ndim - 1) else _spaced(value, axis)
-        linear = rows.sum(axis=2).sum(axis=0, dtype=np.float64)
-        squares = np.einsum("ncp,ncp->nc", rows, rows).sum(axis=0, dtype=np.float64)
-        number = value.size // value.shape[axis]
-        far = linear**2 > FAR**2 / (1 + FAR**2) * number * squares
-        if far.any():
-            exact = rows[:, far].astype(np.float64)
-            linear[far], squares[far] = exact.sum(axis=(0, 2)), np.einsum("ncp,ncp->c", exact, exact)
-        total, square, count = total + linear, square + squares, count + number
-    if count == 0:
-        return None
-    mean = total / count
-    return Statistics(np.asarray(mean), np.maximum(square / count - mean**2, 0))
-
-
-def _spaced(value: np.ndarray, axis: int) -> np.ndarray:
-    """The value as (samples, channels, positions)."""
-    return np.moveaxis(value, axis, 1).reshape(len(value), value.shape[axis], -1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,15 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from ..channels.folding import LayerReader
-from ..model.file import Model, reads
+from ..errors import MeasurementFailed, ModelError
+from ..model.graph import GraphIndex
+from ..model.model import Model
+from ..model.nodes import reads
 from ..model.session import open_session, run
 from ..model.tensors import DATA_TYPES
-from .ridge_regression import Statistics, channel_statistics, within
+from ..options import RunOptions
 from .samples import Calibration
+from .statistics import Statistics, channel_statistics, within
 
 MEMORY_LIMIT = 2**29
 Batch = dict[str, Any]
@@ -40,18 +44,17 @@ class StagedRun:
         self,
         model: Model,
         batches: list[Batch],
-        provider: str,
+        options: RunOptions,
         stops: set[int] | None = None,
         before: Callable[[int], None] | None = None,
         front: int | None = None,
     ) -> None:
         self.model = model
-        self._provider = provider
+        self._options = options
         self._stops = sorted(stops or ())
         self._before = before
-        self._nodes = list(model.proto.graph.node)
-        self._maker = {name: index for index, node in enumerate(self._nodes) for name in node.output if name}
-        self._last_use = {name: index for index, node in enumerate(self._nodes) for name in reads(node)}
+        self._index = GraphIndex(model)
+        self._nodes = self._index.nodes
         self._folder = tempfile.TemporaryDirectory(prefix="lbyl-onnx-")
         self._files = 0
         self._values: list[Batch] = [{name: np.asarray(array) for name, array in batch.items()} for batch in batches]
@@ -66,7 +69,7 @@ class StagedRun:
 
     def reach(self, *names: str, lagging: bool = False) -> None:
         """Run all nodes up to those that make the tensors `names`; with `lagging`, only for the front batches."""
-        self._run_to(max(self._maker.get(name, -1) + 1 for name in names), names, lagging)
+        self._run_to(max(self._index.numbers.get(name, -1) + 1 for name in names), names, lagging)
 
     def finish(self) -> None:
         """Run to the last stop, where there is one ahead."""
@@ -92,7 +95,7 @@ class StagedRun:
 
     def approach(self, name: str, lagging: bool = False) -> None:
         """Run all nodes before the one that makes the tensor `name`; with `lagging`, only for the front batches."""
-        self._run_to(self._maker[name], (), lagging)
+        self._run_to(self._index.numbers[name], (), lagging)
 
     def values(self, name: str, batches: int | None = None) -> Iterator[np.ndarray]:
         """The value of tensor or constant `name`, batch by batch, of so many `batches` (None: those that are level with
@@ -115,15 +118,17 @@ class StagedRun:
         made = {name for node in stretch for name in node.output if name}
         needed = {name for node in stretch for name in reads(node)} - made
         inputs = [name for name in self._values[batches[0]] if name in needed]
-        later = [name for name in made if name in wanted or self._last_use.get(name, -1) >= end]
+        later = [name for name in made if name in wanted or self._index.last_use(name) >= end]
         outputs = sorted(name for name in later if name not in self.model.weights)
         if outputs:
             model = self._stretch(stretch, self._values[batches[0]], inputs, outputs)
-            session = open_session(model, self._provider, arena=False)
+            with _measuring():
+                session = open_session(model, self._options, arena=False)
         for index in batches:
             batch = self._values[index]
-            results = run(session, {name: _in_memory(batch[name]) for name in inputs}, outputs) if outputs else []
-            for name in [name for name in batch if self._last_use.get(name, -1) < end and name not in wanted]:
+            with _measuring():
+                results = run(session, {name: _in_memory(batch[name]) for name in inputs}, outputs) if outputs else []
+            for name in [name for name in batch if self._index.last_use(name) < end and name not in wanted]:
                 self._drop(batch, name)
             for name, value in zip(outputs, results, strict=True):
                 self._store(batch, name, value)
@@ -174,6 +179,15 @@ class StagedRun:
             self._held -= value.nbytes
 
 
+@contextmanager
+def _measuring() -> Iterator[None]:
+    """What onnxruntime refuses inside is a stretch, not the model."""
+    try:
+        yield
+    except ModelError as error:
+        raise MeasurementFailed(str(error)) from error
+
+
 def _in_memory(value: Any) -> Any:
     """A tensor, perhaps kept in a file, as a plain array; a sequence (a list of arrays) as it is."""
     return value if isinstance(value, list) else np.asarray(value)
@@ -194,23 +208,23 @@ class CalibratedRun:
     `normalised`: the tensors that such nodes read; `statistics`: what they found, by their outputs' names.
     """
 
-    def __init__(self, model: Model, calibration: Calibration, provider: str, front: int | None = None) -> None:
+    def __init__(self, model: Model, calibration: Calibration, options: RunOptions, front: int | None = None) -> None:
         self.model = model.copy()
         self.statistics: dict[str, Statistics] = {}
         detached = self._detach() if calibration.synthetic else {}
         self.normalised = {node.input[0] for node in detached.values()}
-        self.run = StagedRun(self.model, calibration.batches, provider, set(detached), self._normalise, front)
+        self.run = StagedRun(self.model, calibration.batches, options, set(detached), self._normalise, front)
 
     def _detach(self) -> dict[int, onnx.NodeProto]:
         """Give each node whose mean and variance are constants such of its own; these nodes, by their numbers."""
-        source = LayerReader(self.model)
+        index = GraphIndex(self.model)
         detached, slots = {}, []
-        for index, node in enumerate(self.model.proto.graph.node):
+        for number, node in enumerate(index.nodes):
             if node.op_type == "BatchNormalization" and sum(map(bool, node.output)) == 1:
-                found = [source.constant(name) for name in node.input[3:5]]
-                values = [constant[1] for constant in found if constant is not None]
+                found = [index.constant(name) for name in node.input[3:5]]
+                values = [constant.read(self.model) for constant in found if constant is not None]
                 if len(values) == len(found):
-                    detached[index] = node
+                    detached[number] = node
                     slots += [(node, slot, value) for slot, value in enumerate(values, 3)]
         names = self.model.free_names([f"{node.output[0]}_statistics_{slot}" for node, slot, _ in slots])
         for name, (node, slot, value) in zip(names, slots, strict=True):
@@ -218,8 +232,8 @@ class CalibratedRun:
             self.model.add(name, value)
         return detached
 
-    def _normalise(self, index: int) -> None:
-        node = self.model.proto.graph.node[index]
+    def _normalise(self, number: int) -> None:
+        node = self.model.proto.graph.node[number]
         found = channel_statistics(self.run.values(node.input[0]), axis=1)
         if found is None:
             return

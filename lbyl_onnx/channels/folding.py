@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
 
-from ..model.file import Model
+from ..model.graph import GraphIndex
+from ..model.model import Model
+from ..model.nodes import attribute
+from ..model.weight_layer import CONVOLUTIONS, MATRIX_PRODUCTS, WEIGHT_OPS
 from .groups import ChannelGroup, WeightAxis
 
-MATRIX_OPS = ("Gemm", "MatMul")
 _PASS = ("Identity", "Dropout")
 _BIASED = ("Conv", "ConvTranspose", "Gemm")
 
 
 @dataclass(frozen=True)
 class ProducerLayer:
-    """A producer's filters in folded form (DESIGN section 3): channel i computes `scale[i] * (filters[i] . x +
+    """A producer's filters in folded form: channel i computes `scale[i] * (filters[i] . x +
     bias[i]) + shift[i]`.
 
     `filters`: float64 (channels, d); `bias`, `scale`, `shift`: float64 (channels,). `normalised`: a
@@ -43,7 +44,7 @@ class ProducerLayer:
     @property
     def is_matrix(self) -> bool:
         """Whether this is a fully connected layer without BatchNormalization."""
-        return self.axis.op in MATRIX_OPS and not self.normalised
+        return self.axis.op in MATRIX_PRODUCTS and not self.normalised
 
     @property
     def folded_filters(self) -> np.ndarray:
@@ -56,38 +57,23 @@ class ProducerLayer:
         return self.scale * self.bias + self.shift
 
 
-class LayerReader:
+class FoldedReader:
     """Reads producers of one model as folded layers."""
 
     def __init__(self, model: Model) -> None:
         self._model = model
-        self._nodes = model.proto.graph.node
-        self._makers = {name: node for node in self._nodes for name in node.output}
-        self._readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
-        for node in self._nodes:
-            for name in dict.fromkeys(node.input):
-                self._readers[name].append(node)
-        self._outputs = {output.name for output in model.proto.graph.output}
+        self._index = GraphIndex(model)
 
-    def constant(self, name: str) -> tuple[str, np.ndarray] | None:
-        """The constant behind `name`, through Identity: its own name and value."""
-        while name not in self._model.weights:
-            maker = self._makers.get(name)
-            if maker is None or maker.op_type != "Identity":
-                return None
-            name = maker.input[0]
-        return name, self._model.weights[name]
-
-    def read(self, group: ChannelGroup, producer: WeightAxis) -> ProducerLayer | None:
-        """The folded layer of `producer`; None where its weight is computed."""
-        node = self._nodes[producer.node]
+    def read(self, producer: WeightAxis) -> ProducerLayer | None:
+        """The folded layer of `producer`; None where its weight cannot be read."""
+        node = self._index.nodes[producer.node]
         if producer.weight is None:
             return None
-        value = self._model.weights[producer.weight].astype(np.float64) * _attribute(node, "alpha", 1.0)
+        value = producer.weight.read(self._model).astype(np.float64) * attribute(node, "alpha", 1.0)
         filters = np.moveaxis(value, producer.axis, 0).reshape(value.shape[producer.axis], -1)
         ones, zeros = np.ones(len(filters)), np.zeros(len(filters))
         layer = ProducerLayer(
-            producer, filters, zeros, ones, zeros, node.output[0], constants=frozenset([producer.weight])
+            producer, filters, zeros, ones, zeros, node.output[0], constants=frozenset([producer.weight.name])
         )
         if node.op_type in _BIASED and len(node.input) > 2 and node.input[2]:
             layer = self._with_bias(layer, node)
@@ -99,30 +85,32 @@ class LayerReader:
         """The layer that alone makes a group's channels, one filter for each unit; why there is none, where so."""
         if len(group.producers) > 1:
             return "several producers make these channels"
-        layer = self.read(group, group.producers[0])
+        (producer,) = group.producers
+        if producer.weight is not None and not producer.weight.exclusive:
+            return f"the weight of {producer.name!r} is shared with other nodes"
+        layer = self.read(producer)
         if layer is None:
-            return f"the weight of {group.producers[0].name!r} is computed or shared"
+            return f"the weight of {producer.name!r} is computed"
         units = layer.axis.units
         if len(layer.filters) != group.units or len(np.unique(units)) != group.units or units.min() < 0:
             return "a unit has several filters"
         return layer
 
     def _with_bias(self, layer: ProducerLayer, node: onnx.NodeProto) -> ProducerLayer:
-        found = self.constant(node.input[2])
+        found = self._index.constant(node.input[2])
         after = self._axes_after(layer.axis) if node.op_type == "Gemm" else 0
-        bias = None if found is None else self._per_channel(layer, found[1], after)
+        bias = None if found is None else self._per_channel(layer, found.read(self._model), after)
         if found is None or bias is None:
             return layer
-        return replace(layer, bias=bias * _attribute(node, "beta", 1.0), constants=layer.constants | {found[0]})
+        return replace(layer, bias=bias * attribute(node, "beta", 1.0), constants=layer.constants | {found.name})
 
     def _axes_after(self, producer: WeightAxis) -> int | None:
         """How many axes follow the channels in the producer's output; None where that is not known."""
-        if producer.weight is None or producer.op not in (*_BIASED, *MATRIX_OPS):
+        if producer.weight is None or producer.op not in WEIGHT_OPS:
             return None
-        if producer.op not in MATRIX_OPS:
-            return self._model.weights[producer.weight].ndim - 2
-        right = self.constant(self._nodes[producer.node].input[1])
-        return 0 if right is not None and right[0] == producer.weight else 1
+        if producer.op in CONVOLUTIONS:
+            return self._model.weights[producer.weight.name].ndim - 2
+        return 0 if producer.slot == 1 else 1
 
     def _per_channel(self, layer: ProducerLayer, value: np.ndarray, after: int | None) -> np.ndarray | None:
         """One value a channel, float64 (channels,), of a constant that is broadcast to channels with `after` axes
@@ -135,10 +123,9 @@ class LayerReader:
 
     def _following(self, layer: ProducerLayer) -> ProducerLayer | None:
         """The layer with the next operator folded in; None where that is not affine per channel."""
-        readers = self._readers[layer.output]
-        if len(readers) != 1 or layer.output in self._outputs:
+        node = self._index.reader(layer.output)
+        if node is None:
             return None
-        node = readers[0]
         if node.op_type in _PASS:
             return replace(layer, output=node.output[0])
         if node.op_type == "BatchNormalization" and node.input[0] == layer.output and not layer.normalised:
@@ -146,8 +133,10 @@ class LayerReader:
         if node.op_type not in ("Add", "Sub", "Mul", "Div") or len(node.input) != 2:
             return None
         other = node.input[1] if node.input[0] == layer.output else node.input[0]
-        found = self.constant(other)
-        value = None if found is None else self._per_channel(layer, found[1], self._axes_after(layer.axis))
+        found = self._index.constant(other)
+        value = (
+            None if found is None else self._per_channel(layer, found.read(self._model), self._axes_after(layer.axis))
+        )
         if found is None or value is None or (node.op_type in ("Sub", "Div") and node.input[0] != layer.output):
             return None
         sign = -1.0 if node.op_type == "Sub" else 1.0
@@ -160,24 +149,19 @@ class LayerReader:
         else:
             factor = value if node.op_type == "Mul" else 1 / value
             layer = replace(layer, scale=layer.scale * factor, shift=layer.shift * factor)
-        return replace(layer, output=node.output[0], constants=layer.constants | {found[0]})
+        return replace(layer, output=node.output[0], constants=layer.constants | {found.name})
 
     def _normalised(self, layer: ProducerLayer, node: onnx.NodeProto) -> ProducerLayer | None:
-        found = [self.constant(name) for name in node.input[1:5]]
-        if any(item is None for item in found):
+        found = [constant for name in node.input[1:5] if (constant := self._index.constant(name)) is not None]
+        if len(found) < 4:
             return None
-        names, values = zip(*(item for item in found if item is not None), strict=True)
-        gamma, beta, mean, variance = (value.astype(np.float64) for value in values)
-        factor = gamma / np.sqrt(variance + _attribute(node, "epsilon", 1e-5))
+        gamma, beta, mean, variance = (constant.read(self._model).astype(np.float64) for constant in found)
+        factor = gamma / np.sqrt(variance + attribute(node, "epsilon", 1e-5))
         return replace(
             layer,
             scale=layer.scale * factor,
             shift=beta + (layer.shift - mean) * factor,
             gamma=gamma,
             output=node.output[0],
-            constants=layer.constants | set(names),
+            constants=layer.constants | {constant.name for constant in found},
         )
-
-
-def _attribute(node: onnx.NodeProto, name: str, default: float) -> float:
-    return next((attribute.f for attribute in node.attribute if attribute.name == name), default)

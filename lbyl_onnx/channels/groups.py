@@ -2,41 +2,48 @@
 
 from __future__ import annotations
 
-import math
-from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
-import onnx
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from ..model.file import Model
+from ..model.graph import Constant, GraphIndex
+from ..model.model import Model
+from ..model.tensors import is_floating
 from .equivalence import LabelClasses
+from .macs import node_macs
 from .probe import Probe
 from .propagation import label_channels
 from .rule_context import Labelling, Port
+
+QUANTISED = "quantised integers; compress the float model first, quantise afterwards"
 
 
 @dataclass(frozen=True)
 class WeightAxis:
     """One axis of one weight as a group's producer or consumer.
 
-    `weight`: the constant behind the node's input (None where it is computed from other than one constant, or read
-    more than once); `units`: int64 of shape (axis length,), the group's unit of each channel, -1 for channels of
-    other groups; `groups`: number of convolution groups that the axis is repeated over.
+    `weight`: the constant behind the node's input, None where it is computed or no floating-point number; `units`:
+    int64 of shape (axis length,), the group's unit of each channel, -1 for channels of other groups; `groups`: number
+    of convolution groups that the axis is repeated over.
     """
 
     node: int
     slot: int
     name: str
     op: str
-    weight: str | None
+    weight: Constant | None
     axis: int
     units: np.ndarray
     groups: int
 
-    def channels_of(self, units: int) -> np.ndarray:
+    def takes_evenly(self, units: int) -> bool:
+        """Whether every one of the group's `units` has as many channels on this axis."""
+        taken = np.bincount(self.units[self.units >= 0], minlength=units)
+        return bool((taken == taken[0]).all())
+
+    def features_of(self, units: int) -> np.ndarray:
         """Channels of each of the group's `units` in ascending order, int64 (units, channels per unit); every unit must
         have as many."""
         own = np.flatnonzero(self.units >= 0)
@@ -45,8 +52,12 @@ class WeightAxis:
 
 @dataclass(frozen=True)
 class ChannelGroup:
-    """Units that share their producers. `classes`: int64 (units,), the label class of each; `free`: bool (units,),
-    False for units that must stay; `coupled`: several producers, or a residual sum or Concat on the way."""
+    """Units that share their producers.
+
+    `classes`: int64 (units,), the label class of each; `free`: bool (units,), False for units that must stay;
+    `coupled`: several producers, or a residual sum or Concat on the way. `frozen_reason`: why no unit can be cut;
+    `unreadable`: why units that could be cut can be neither scored nor restored; None where they can.
+    """
 
     classes: np.ndarray
     free: np.ndarray
@@ -54,6 +65,7 @@ class ChannelGroup:
     consumers: tuple[WeightAxis, ...]
     coupled: bool
     frozen_reason: str | None
+    unreadable: str | None
     parameters: int
     macs: int
 
@@ -97,33 +109,13 @@ def analyse(model: Model, probe: Probe) -> Analysis:
     return Analysis(model, probe, labelling, classes, groups)
 
 
-def node_macs(node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]]) -> int:
-    """Multiply-accumulates of one run of `node`, from the shapes of its inputs and outputs; 0 for all but
-    convolutions and matrix products."""
-    if node.op_type in ("Conv", "ConvInteger", "FusedConv"):
-        return math.prod(shapes[node.output[0]]) * math.prod(shapes[node.input[1]][1:])
-    if node.op_type == "ConvTranspose":
-        return math.prod(shapes[node.input[0]]) * math.prod(shapes[node.input[1]][1:])
-    if node.op_type in ("Gemm", "MatMul", "MatMulInteger", "FusedGemm", "FusedMatMul"):
-        transposed = any(a.name == "transA" and a.i for a in node.attribute)
-        return math.prod(shapes[node.output[0]]) * shapes[node.input[0]][-2 if transposed else -1]
-    return 0
-
-
-def is_floating(array: np.ndarray) -> bool:
-    """Whether the array is of a floating-point type, those of ml_dtypes included."""
-    return array.dtype.kind == "f" or array.dtype.name.startswith(("bfloat", "float"))
-
-
 class _Grouping:
     def __init__(self, model: Model, probe: Probe, labelling: Labelling, classes: LabelClasses) -> None:
         self._model = model
         self._probe = probe
         self._labelling = labelling
         self._classes = classes
-        self._nodes = model.proto.graph.node
-        self._made_by = {name: node for node in self._nodes for name in node.output}
-        self._readers = Counter(name for node in self._nodes for name in node.input)
+        self._index = GraphIndex(model)
         self._shapes = {name: facts.shape for name, facts in probe.tensors.items()}
 
     def groups(self) -> tuple[ChannelGroup, ...]:
@@ -155,6 +147,7 @@ class _Grouping:
         frozen = None if free.any() else reasons[0]
         if frozen is None and len(classes) == 1:
             frozen = "has a single unit"
+        unreadable = next((why for port in (*producers, *consumers) if (why := self._unreadable(port))), None)
         unit_of = np.full(self._classes.count, -1)
         unit_of[classes] = np.arange(len(classes))
         nodes = {port.node for port in [*producers, *consumers]}
@@ -165,33 +158,37 @@ class _Grouping:
             tuple(self._weight_axis(port, unit_of) for port in consumers),
             bool(self._classes.coupled[classes].any()) or len(producers) > 1,
             frozen,
+            unreadable,
             parameters,
             sum(self._macs(node) for node in nodes) // self._probe.batch,
         )
 
     def _weight_axis(self, port: Port, unit_of: np.ndarray) -> WeightAxis:
-        node = self._nodes[port.node]
+        node = self._index.nodes[port.node]
         units = unit_of[self._classes.class_of[port.labels]]
-        weight = self._constant(port.tensor)
+        weight = None if self._unreadable(port) else self._index.constant(port.tensor)
         return WeightAxis(
             port.node, port.slot, node.name or node.output[0], node.op_type, weight, port.axis, units, port.groups
         )
 
-    def _constant(self, name: str) -> str | None:
-        """The constant behind `name`, through Identity, if this is the only place that reads it."""
-        while self._readers[name] == 1 and name not in self._model.weights:
-            maker = self._made_by.get(name)
-            if maker is None or maker.op_type != "Identity":
-                return None
-            name = maker.input[0]
-        return name if name in self._model.weights and self._readers[name] == 1 else None
+    def _unreadable(self, port: Port) -> str | None:
+        """Why a weight cannot be scored or restored; None where it is a constant of a floating-point type."""
+        node = self._index.nodes[port.node]
+        title = f"{node.op_type} {node.name or node.output[0]!r}"
+        found = self._index.constant(port.tensor)
+        if found is None:
+            maker = self._index.maker(port.tensor)
+            by = "" if maker is None else f" by {maker.op_type}"
+            quantised = maker is not None and maker.op_type == "DequantizeLinear"
+            return f"the weights of {title} are {QUANTISED if quantised else f'computed{by}, not stored'}"
+        stored = self._model.weights[found.name]
+        return None if is_floating(stored) else f"the weights of {title} are {QUANTISED}"
 
     def _parameters(self, group_of: np.ndarray) -> dict[int, int]:
-        """Per group, the elements of floating-point constants that carry its channels on some axis."""
+        """Per group, the elements of parameters that carry its channels on some axis."""
         totals: dict[int, int] = {}
-        for name, array in self._model.weights.items():
-            if not is_floating(array):
-                continue
+        for name in self._index.parameters():
+            array = self._model.weights[name]
             axes = [labels for labels in self._labelling.axes.get(name, []) if labels is not None]
             touched = {int(key) for labels in axes for key in np.unique(group_of[self._classes.class_of[labels]])}
             for key in touched:
@@ -199,4 +196,4 @@ class _Grouping:
         return totals
 
     def _macs(self, index: int) -> int:
-        return node_macs(self._nodes[index], self._shapes)
+        return node_macs(self._index.nodes[index], self._shapes)

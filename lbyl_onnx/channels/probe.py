@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 
-from ..calibration.synthetic import InputSpec, concrete_shapes, input_specs, synthetic_inputs
+from ..calibration.inputs import InputSpec, concrete_shapes, input_specs
+from ..calibration.synthetic import synthetic_inputs
 from ..errors import ModelError, NothingToRemove
-from ..model.file import Model
+from ..model.model import Model
 from ..model.session import feed_batches, open_session, run
+from ..options import RunOptions, SampleOptions
 
+CPU = RunOptions("cpu")
 MAX_VALUE_SIZE = 4096
 SMALL_STEP, LARGE_STEP = 8, 32
 """How much a dynamic size grows from one run to the other, below LARGE_STEP and from there on."""
@@ -43,33 +46,35 @@ class Probe:
     batch: int
 
 
-def probe(model: Model, shapes: Mapping[str, tuple[int, ...]] | None = None) -> Probe:
+def probe(model: Model, shapes: Mapping[str, tuple[int, ...]] | None = None, options: RunOptions = CPU) -> Probe:
     """Run the model once, or twice with other sizes where it has dynamic axes, and note every tensor's shape.
 
     Comparing two runs tells dynamic sizes from static ones without symbolic inference. A model that takes
     only the sizes it was exported with is probed at those. `shapes`: sizes of dynamic inputs, by name. Raises
-    UsageError where these do not fit, ModelError where onnxruntime refuses the model, NothingToRemove where it loads
-    but cannot be run on made-up inputs (texts, sequences, indices within some range).
+    UsageError where these do not fit, ModelError where onnxruntime refuses the model or an input is too large to feed,
+    NothingToRemove where it loads but cannot be run on made-up inputs (texts, sequences, indices within some range).
     """
-    session, observed = _open(model)
-    specs: tuple[InputSpec, ...] = ()
-    failure: ModelError | None = None
+    session, observed = _open(model, replace(options, provider="cpu"))
     try:
         specs = input_specs(model)
-        for first, second in _attempts(specs, shapes):
-            try:
-                one = _run_at(model, session, observed, first)
-                two = one if second is None else _run_at(model, session, observed, second)
-            except ModelError as error:
-                failure = error
-                continue
-            batch = next((first[spec.name][0] for spec in specs if spec.shape and spec.shape[0] is None), 1)
-            return Probe({name: _compare(one[name], two[name]) for name in one}, batch)
     except ModelError as error:
-        failure = error
-    name = model.path.name if model.path else "the model"
+        raise _unshown(model, error) from None
+    failure: ModelError | None = None
+    for first, second in _attempts(specs, shapes):
+        try:
+            one = _run_at(model, session, observed, first)
+            two = one if second is None else _run_at(model, session, observed, second)
+        except ModelError as error:
+            failure = error
+            continue
+        batch = next((first[spec.name][0] for spec in specs if spec.shape and spec.shape[0] is None), 1)
+        return Probe({name: _compare(one[name], two[name]) for name in one}, batch)
     advice = "; try sizes that it takes with --shape" if any(None in spec.shape[1:] for spec in specs) else ""
-    raise NothingToRemove(f"{name}: nothing to remove, as no made-up input shows its shapes{advice}: {failure}")
+    raise _unshown(model, failure, advice)
+
+
+def _unshown(model: Model, failure: ModelError | None, advice: str = "") -> NothingToRemove:
+    return NothingToRemove(f"{model.name}: nothing to remove, as no made-up input shows its shapes{advice}: {failure}")
 
 
 def _attempts(
@@ -97,20 +102,20 @@ class _Observed:
     values: list[str]
 
 
-def _open(model: Model) -> tuple[ort.InferenceSession, _Observed]:
+def _open(model: Model, options: RunOptions) -> tuple[ort.InferenceSession, _Observed]:
     """A session that returns the shape of everything that has one; the types are asked for only where needed."""
     observed = _observed(model)
     try:
-        return open_session(_instrumented(model, observed), optimise=False), observed
+        return open_session(_instrumented(model, observed), options, optimise=False), observed
     except ModelError:
-        bare = open_session(_with_outputs(model, observed.tensors), optimise=False)
+        bare = open_session(_with_outputs(model, observed.tensors), options, optimise=False)
     shapeless = {
         value.name
         for value in bare.get_outputs()
         if not value.type.startswith("tensor(") or value.type in _WITHOUT_SHAPE
     }
     observed = _observed(model, shapeless)
-    return open_session(_instrumented(model, observed), optimise=False), observed
+    return open_session(_instrumented(model, observed), options, optimise=False), observed
 
 
 def _observed(model: Model, shapeless: Set[str] = frozenset()) -> _Observed:
@@ -156,7 +161,7 @@ def _run_at(
     model: Model, session: ort.InferenceSession, observed: _Observed, shapes: _Shapes
 ) -> dict[str, tuple[tuple[int, ...], np.ndarray | None]]:
     samples = max((shape[0] for shape in shapes.values() if shape), default=1)
-    inputs = synthetic_inputs(model, samples, seed=0, shapes=shapes)
+    inputs = synthetic_inputs(model, samples, SampleOptions(shapes=shapes))
     results = run(session, next(feed_batches(session, inputs)))
     shape_of = [tuple(int(size) for size in result) for result in results[: len(observed.tensors)]]
     values = dict(zip(observed.values, results[len(observed.tensors) :], strict=True))

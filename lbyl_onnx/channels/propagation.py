@@ -8,7 +8,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.logger import G_LOGGER
 
-from ..model.file import Model
+from ..model.model import Model
 from .equivalence import LabelClasses
 from .probe import Probe
 from .rule_context import Labelling, RuleContext, RuleDoesNotApply, Tracer

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from ..model.file import Model
+from ..model.model import Model
 from .equivalence import Axis, Labels
 from .probe import Probe, TensorFacts
 from .rewrites import Edit, Renumber, SetSizes

@@ -10,13 +10,13 @@ Names of nodes, inputs and outputs, types, dynamic axes, opset and metadata stay
 
 from __future__ import annotations
 
-from collections import Counter
-
 import numpy as np
 import onnx
 from onnx import helper
 
-from ..model.file import Model, reads
+from ..model.graph import GraphIndex
+from ..model.model import Model
+from ..model.nodes import opset
 from .groups import Analysis
 from .rewrites import Renumber, SetSizes
 
@@ -42,7 +42,7 @@ class _Surgery:
         self._graph = model.proto.graph
         self._nodes = list(self._graph.node)
         self._inserted: dict[int, list[onnx.NodeProto]] = {}
-        self._opset = next((entry.version for entry in model.proto.opset_import if entry.domain in ("", "ai.onnx")), 1)
+        self._opset = opset(model.proto)
 
     def cut_constants(self) -> None:
         for name, array in list(self.model.weights.items()):
@@ -150,10 +150,9 @@ class _Surgery:
 
     def _unread(self) -> set[str]:
         """Names that no node and no output of the graph reads."""
-        read = Counter(name for node in self._graph.node for name in reads(node))
-        read.update(output.name for output in self._graph.output)
+        index = GraphIndex(self.model)
         made = [*self.model.weights, *(name for node in self._graph.node for name in node.output)]
-        return {name for name in made if not read[name]}
+        return {name for name in made if not index.is_read(name)}
 
     def _drop_unread(self, unused_before: set[str]) -> None:
         while newly := self._unread() - unused_before:

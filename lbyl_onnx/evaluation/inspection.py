@@ -3,36 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import onnx
 
-from ..channels.groups import Analysis, ChannelGroup, analyse, is_floating, node_macs
+from ..channels.groups import Analysis, ChannelGroup, analyse
+from ..channels.macs import node_macs
 from ..channels.probe import probe
-from ..model.file import Model, load_model
+from ..model.graph import GraphIndex
 from ..model.initializers import unshare
-from ..restoration.from_weights import Outcome
-from ..selection.plan import Plan
-from .layer_errors import LayerErrors
-from .records import FileReport, GroupReport, Inspection
+from ..model.model import Model
+from ..model.reading import load
+from ..options import RunOptions, SampleOptions
+from ..restoration.methods import Outcome, Restored
+from ..selection.plan import Choice, Plan
+from .records import FileReport, GroupReport, Inspection, LayerErrors
 
 
 def inspect(
-    model: str | Path | onnx.ModelProto | Model, shapes: Mapping[str, tuple[int, ...]] | None = None
+    model: str | Path | onnx.ModelProto | Model,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    custom_ops_library: str | None = None,
 ) -> Inspection:
     """The channel groups of a model: what could be removed, and why the rest could not.
 
-    `shapes`: sizes of dynamic inputs, by name. Raises ModelError where the model is invalid or onnxruntime refuses it,
-    UsageError where the shapes do not fit.
+    `shapes`: sizes of dynamic inputs, by name; `custom_ops_library`: a shared library of operators. Raises ModelError
+    where the model is invalid or onnxruntime refuses it, UsageError where the shapes do not fit.
     """
-    source = model if isinstance(model, Model) else load_model(model)
+    options, runtime = SampleOptions(shapes=shapes or {}), RunOptions(custom_ops_library=custom_ops_library)
+    source = load(model)
     working, _ = unshare(source)
-    analysis = analyse(working, probe(working, shapes))
-    kept = np.ones(analysis.classes.count, bool)
-    groups = tuple(_group_report(group, group.units, group.frozen_reason) for group in analysis.groups)
-    return Inspection(file_report(analysis, kept, source), groups)
+    analysis = analyse(working, probe(working, options.shapes, runtime))
+    whole = np.ones(analysis.classes.count, bool)
+    choices = [
+        Choice(group, np.zeros(group.units, bool), group.frozen_reason or group.unreadable) for group in analysis.groups
+    ]
+    groups = tuple(_group_report(choice, Outcome(), LayerErrors()) for choice in choices)
+    return Inspection(file_report(analysis, whole, source), groups)
 
 
 def file_report(analysis: Analysis, kept: np.ndarray, model: Model) -> FileReport:
@@ -41,39 +49,31 @@ def file_report(analysis: Analysis, kept: np.ndarray, model: Model) -> FileRepor
     nodes = analysis.model.proto.graph.node
     return FileReport(
         path=None if model.path is None else str(model.path),
-        parameters=sum(array.size for array in model.weights.values() if is_floating(array)),
+        parameters=sum(model.weights[name].size for name in GraphIndex(model).parameters()),
         macs=sum(node_macs(node, shapes) for node in nodes) // analysis.probe.batch,
-        bytes=model.bytes,
+        bytes=model.bytes_on_disk,
     )
 
 
-def group_reports(
-    plan: Plan, outcomes: tuple[Outcome, ...], errors: tuple[LayerErrors, ...]
-) -> tuple[GroupReport, ...]:
+def group_reports(plan: Plan, restored: Restored, errors: tuple[LayerErrors, ...]) -> tuple[GroupReport, ...]:
     """One record for each group, in the plan's order."""
-    return tuple(
-        _group_report(choice.group, int((~choice.removed).sum()), choice.reason, outcome, error)
-        for choice, outcome, error in zip(plan.choices, outcomes, errors, strict=True)
-    )
+    return tuple(map(_group_report, plan.choices, restored.outcomes, errors))
 
 
-def _group_report(
-    group: ChannelGroup,
-    units_after: int,
-    reason: str | None,
-    outcome: Outcome | None = None,
-    errors: LayerErrors | None = None,
-) -> GroupReport:
-    found = {**asdict(outcome or Outcome()), **asdict(errors or LayerErrors())}
+def _group_report(choice: Choice, outcome: Outcome, errors: LayerErrors) -> GroupReport:
+    group: ChannelGroup = choice.group
     return GroupReport(
         name=group.name,
         producers=tuple(axis.name for axis in group.producers),
         consumers=tuple(axis.name for axis in group.consumers),
         units_before=group.units,
-        units_after=units_after,
+        units_after=int((~choice.removed).sum()),
         parameters=group.parameters,
         macs=group.macs,
         coupled=group.coupled,
-        frozen_reason=reason,
-        **found,
+        frozen_reason=choice.reason,
+        criterion=choice.criterion,
+        predicted_error=choice.predicted_error,
+        outcome=outcome,
+        errors=errors,
     )

@@ -1,6 +1,6 @@
 """What the restoration of each layer leaves, measured: the terms that LBYL's analysis splits it into, and its WARE.
 
-Kept channels k stand in for a removed channel j. With n the output of the folded producer (DESIGN section 3), a what
+Kept channels k stand in for a removed channel j. With n the output of the folded producer, a what
 the consumer reads and d = a - n what the activation in between adds, a_j - sum_k S_jk a_k - c_j is what is missing, in
 three parts, each with its error (Lee, Kim, Choi, arXiv 2502.08474):
 
@@ -22,51 +22,31 @@ from scipy import linalg
 
 from ..calibration.samples import Calibration
 from ..calibration.staged_run import CalibratedRun, StagedRun
-from ..channels.folding import LayerReader
+from ..channels.folding import FoldedReader
 from ..channels.groups import Analysis, ChannelGroup
-from ..model.file import Model
-from ..restoration.from_weights import Outcome, mixing_of, no_consumer
-from ..restoration.lbyl import RESTORERS, Strength
-from ..selection.elimination import MAX_ELEMENTS, MAX_ROWS, MEASURED, data_axis
+from ..model.graph import GraphIndex
+from ..restoration.from_weights import mixing_of, no_consumer
+from ..restoration.methods import RESTORATIONS, Restored, RestoreTask
+from ..selection.elimination import MAX_ELEMENTS, MAX_ROWS, consumer_input
 from ..selection.plan import Choice, Plan
+from .records import LayerErrors
 
-RIDGE = 1e-3
-"""Of the channel-level fit, relative to the mean diagonal."""
 Place = tuple[str, int]
 """An activation's name and its axis of channels, counted from the front."""
 
 
-@dataclass(frozen=True)
-class LayerErrors:
-    """The errors of one group that `report.GroupReport` explains; None where not measured."""
-
-    residual_error: float | None = None
-    batch_norm_error: float | None = None
-    activation_error: float | None = None
-    reconstruction_error: float | None = None
-    ware: float | None = None
-
-
-def measure_errors(
-    analysis: Analysis,
-    plan: Plan,
-    outcomes: tuple[Outcome, ...],
-    strength: Strength,
-    compressed: Model,
-    calibration: Calibration,
-    provider: str,
-) -> tuple[LayerErrors, ...]:
+def measure_errors(task: RestoreTask, restored: Restored, calibration: Calibration) -> tuple[LayerErrors, ...]:
     """The errors of every group, in the plan's order, on the first samples of `calibration`.
 
-    `outcomes`: what was done to each group; `strength`: of LBYL; `compressed`: the cut model. RE, BE and AE come from
-    one run of the original, in which BatchNormalization uses the statistics of synthetic samples, as in `moments` and
-    `obs`; WARE from one run of each model as it is. Raises ModelError where onnxruntime refuses a run.
+    `task`, `restored`: what was to be done, and what came of it. RE, BE and AE come from one run of the original, in
+    which BatchNormalization uses the statistics of synthetic samples, as in `moments` and `obs`; WARE from one run of
+    each model as it is. Raises MeasurementFailed where onnxruntime refuses a run.
     """
     share = calibration.first(MAX_ELEMENTS)
-    terms = _Terms(analysis, share, provider, strength).measure(plan, outcomes)
-    wares = _wares(analysis, plan, compressed, share, provider)
+    terms = _Terms(task, share).measure(restored)
+    wares = _wares(task, restored, share)
     return tuple(
-        replace(terms.get(number, LayerErrors()), ware=wares.get(number)) for number in range(len(plan.choices))
+        replace(terms.get(number, LayerErrors()), ware=wares.get(number)) for number in range(len(task.plan.choices))
     )
 
 
@@ -75,29 +55,32 @@ def measure_errors(
 
 @dataclass(frozen=True)
 class _Subject:
-    """A group that lost units: where its folded producer ends, with the channel of every unit, int64 (units,), and the
-    inputs of its consumers, with the channels of every unit, int64 (units, channels per unit)."""
+    """A group that lost units and the method that restored it: where its folded producer ends, with the channel of
+    every unit, int64 (units,), and the inputs of its consumers, with the channels of every unit, int64 (units, channels
+    per unit)."""
 
     choice: Choice
-    method: str
+    method: str | None
     output: Place
     channels: np.ndarray
     inputs: dict[Place, np.ndarray]
 
 
 class _Terms:
-    def __init__(self, analysis: Analysis, calibration: Calibration, provider: str, strength: Strength) -> None:
-        self._analysis = analysis
-        self._reader = LayerReader(analysis.model)
-        self._strength = strength
+    def __init__(self, task: RestoreTask, calibration: Calibration) -> None:
+        self._task = task
+        self._analysis = task.analysis
+        self._index = GraphIndex(task.analysis.model)
+        self._reader = FoldedReader(task.analysis.model)
         self._limit = max(MAX_ROWS // len(calibration.batches), 1)
-        self._run = CalibratedRun(analysis.model, calibration, provider).run
+        self._run = CalibratedRun(task.analysis.model, calibration, task.runtime).run
 
-    def measure(self, plan: Plan, outcomes: tuple[Outcome, ...]) -> dict[int, LayerErrors]:
+    def measure(self, restored: Restored) -> dict[int, LayerErrors]:
         """RE, BE, AE and reconstruction error of each group in which they can be measured, by its number."""
-        found = [self._subject(*pair) for pair in zip(plan.choices, outcomes, strict=True)]
+        pairs = zip(self._task.plan.choices, restored.outcomes, strict=True)
+        found = [self._subject(choice, outcome.restored) for choice, outcome in pairs]
         pending = {number: subject for number, subject in enumerate(found) if subject is not None}
-        made = {name: index for index, node in enumerate(self._analysis.model.proto.graph.node) for name in node.output}
+        made = self._index.numbers
         needed = {place for subject in pending.values() for place in (subject.output, *subject.inputs)}
         rows: dict[Place, np.ndarray] = {}
         measured = {}
@@ -113,7 +96,7 @@ class _Terms:
             self._run.close()
         return measured
 
-    def _subject(self, choice: Choice, outcome: Outcome) -> _Subject | None:
+    def _subject(self, choice: Choice, method: str | None) -> _Subject | None:
         """None where nothing was removed, no single layer makes the channels or no consumer's input can be measured."""
         group = choice.group
         layer = self._reader.single(group) if choice.removed.any() else ""
@@ -121,13 +104,14 @@ class _Terms:
             return None
         inputs = {}
         for consumer in group.consumers:
-            if consumer.op in MEASURED and no_consumer(consumer, group.units) is None:
-                name, axis = data_axis(self._analysis, consumer)
-                inputs[name, axis % self._rank(name)] = consumer.channels_of(group.units)
+            place = consumer_input(self._index, consumer)
+            if place is not None and no_consumer(consumer, group.units) is None:
+                name, axis = place
+                inputs[name, axis % self._rank(name)] = consumer.features_of(group.units)
         if not inputs:
             return None
         output = layer.output, self._channel_axis(layer.output, group)
-        return _Subject(choice, outcome.restored or "none", output, layer.axis.channels_of(group.units)[:, 0], inputs)
+        return _Subject(choice, method, output, layer.axis.features_of(group.units)[:, 0], inputs)
 
     def _rank(self, name: str) -> int:
         return len(self._analysis.probe.tensors[name].shape)
@@ -172,13 +156,14 @@ class _Terms:
     def _replacement(self, subject: _Subject, after: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """S and c by which the group's method replaces removed units; zero where it did not."""
         removed = subject.choice.removed
-        if subject.method == "moments":
+        method = None if subject.method is None else RESTORATIONS[subject.method]
+        if method is not None and method.needs_samples:
             return channel_fit(after, removed)
         offset = np.zeros(int(removed.sum()))
-        layer = self._reader.single(subject.choice.group) if subject.method in RESTORERS else ""
-        if isinstance(layer, str):
+        layer = self._reader.single(subject.choice.group)
+        if method is None or method.mixer is None or isinstance(layer, str):
             return np.zeros((len(offset), len(removed) - len(offset))), offset
-        return mixing_of(layer, removed, subject.method, self._strength)[2], offset
+        return mixing_of(layer, removed, method.mixer, self._task.options)[2], offset
 
 
 def error_energies(
@@ -213,33 +198,33 @@ def _energy(rows: np.ndarray) -> float:
     return float((rows.astype(np.float64) ** 2).mean(axis=0).sum())
 
 
-def channel_fit(after: np.ndarray, removed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def channel_fit(after: np.ndarray, removed: np.ndarray, ridge: float = 1e-3) -> tuple[np.ndarray, np.ndarray]:
     """S and c with which kept channels predict removed ones best, float64 (removed, kept) and (removed,).
 
     `moments` fits whole patches; this is its equivalent for single channels, by ridge regression on `after`,
-    (positions, units) (DESIGN section 3, step 5). Its errors are those on the samples that it was fitted to.
+    (positions, units), of strength `ridge` relative to the mean diagonal. Its errors are those on the samples that it
+    was fitted to.
     """
     mean = after.mean(axis=0, dtype=np.float64)
     centred = after - mean
     kept, gone = centred[:, ~removed], centred[:, removed]
     gram = kept.T @ kept
-    ridge = RIDGE * np.trace(gram) / len(gram) or 1.0
-    mixing = linalg.solve(gram + ridge * np.eye(len(gram)), kept.T @ gone, assume_a="pos").T
+    strength = ridge * np.trace(gram) / len(gram) or 1.0
+    mixing = linalg.solve(gram + strength * np.eye(len(gram)), kept.T @ gone, assume_a="pos").T
     return mixing, mean[removed] - mixing @ mean[~removed]
 
 
 # ---- WARE
 
 
-def _wares(
-    analysis: Analysis, plan: Plan, compressed: Model, calibration: Calibration, provider: str
-) -> dict[int, float]:
+def _wares(task: RestoreTask, restored: Restored, calibration: Calibration) -> dict[int, float]:
     """WARE over the outputs of each group's consumers, by group number, for those that lost units."""
+    analysis, plan = task.analysis, task.plan
     ends = _ends(
         analysis, {axis.node for choice in plan.choices if choice.removed.any() for axis in choice.group.consumers}
     )
-    present = {name for node in compressed.proto.graph.node for name in node.output}
-    made = {name: index for index, node in enumerate(analysis.model.proto.graph.node) for name in node.output}
+    present = {name for node in restored.model.proto.graph.node for name in node.output}
+    made = GraphIndex(analysis.model).numbers
     visits = sorted(
         (made[ends[consumer.node]], ends[consumer.node], number)
         for number, choice in enumerate(plan.choices)
@@ -247,7 +232,7 @@ def _wares(
         if choice.removed.any() and ends[consumer.node] in present
     )
     sums = np.zeros((len(plan.choices), 2))
-    runs = [StagedRun(model, calibration.batches, provider) for model in (analysis.model, compressed)]
+    runs = [StagedRun(model, calibration.batches, task.runtime) for model in (analysis.model, restored.model)]
     try:
         for _, name, number in visits:
             for run in runs:
@@ -265,11 +250,11 @@ def _ends(analysis: Analysis, numbers: set[int]) -> dict[int, str]:
     """Outputs of nodes, by their number; of weight layers, those of the folded layer, for a BatchNormalization may make
     up for what its convolution lacks."""
     nodes = analysis.model.proto.graph.node
-    reader = LayerReader(analysis.model)
+    reader = FoldedReader(analysis.model)
     ends = {number: nodes[number].output[0] for number in numbers}
     for group in analysis.groups:
         for axis in group.producers:
-            if axis.node in numbers and (layer := reader.read(group, axis)) is not None:
+            if axis.node in numbers and (layer := reader.read(axis)) is not None:
                 ends[axis.node] = layer.output
     return ends
 

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import cattrs
+import numpy as np
+
+from ..options import Options
+from ..restoration.methods import Outcome
+
+Record = TypeVar("Record")
 
 
 @dataclass(frozen=True)
 class FileReport:
-    """One model file. `parameters`: elements of floating-point constants; `macs`: multiply-accumulates of
-    one forward pass at the probed input shape; `bytes`: size on disk, external data included."""
+    """One model file. `parameters`: elements of floating-point constants and of quantised weights; `macs`:
+    multiply-accumulates of one forward pass at the probed input shape; `bytes`: size on disk, external data
+    included."""
 
     path: str | None
     parameters: int
@@ -19,26 +29,34 @@ class FileReport:
 
 
 @dataclass(frozen=True)
+class LayerErrors:
+    """What the restoration of one group leaves, to compare methods layer by layer; None where nothing was removed or it
+    cannot be measured.
+
+    Relative to the removed channels' mean square on the calibration samples: `residual_error` (RE),
+    `batch_norm_error` (BE) and `activation_error` (AE), the parts that filters, constants and activation have in what
+    is missing (`lbyl_onnx.evaluation.layer_errors`), and `reconstruction_error`, that of the three together. `moments`
+    enters as a fit of single channels. Where nothing was restored they are those of leaving the channels out. `ware`:
+    weighted average reconstruction error (see `OutputComparison`) of the consumers' outputs, BatchNormalization
+    included, on the same samples, with all that earlier layers have lost.
+    """
+
+    residual_error: float | None = None
+    batch_norm_error: float | None = None
+    activation_error: float | None = None
+    reconstruction_error: float | None = None
+    ware: float | None = None
+
+
+@dataclass(frozen=True)
 class GroupReport:
     """One channel group.
 
     `producers` and `consumers` are node names; `parameters` counts the elements of every constant that
     carries the group's channels, `macs` the multiply-accumulates of its producers and consumers.
-    `frozen_reason` says why none of its units may go (None: they may). `restored` names the restoration
-    that was applied, `note` why a consumer was left without one. `error` is the relative error that the restoration
-    leaves, in the measure of its method (None: nothing removed or nothing restored): for `lbyl` and
-    `neuron-merging` the share of the removed filters' energy, for `moments` the largest share of a consumer's output
-    variance on the calibration samples. `predicted_error`: the share that the criterion `obs` expected to lose;
-    `condition`: the largest condition number of a consumer's system; `recalibrated`: nodes among producers and
-    consumers whose outputs had mean and variance matched.
-
-    The last five compare methods layer by layer; `layer_errors` of `compress` asks for them, and they are None where
-    nothing was removed or they cannot be measured. Relative to the removed channels' mean square on the calibration
-    samples: `residual_error` (RE), `batch_norm_error` (BE) and `activation_error` (AE), the parts that filters,
-    constants and activation have in what is missing (`lbyl_onnx.layer_errors`), and `reconstruction_error`, that of
-    the three together. `moments` enters as a fit of single channels. Where nothing was restored they are those of
-    leaving the channels out. `ware`: weighted average reconstruction error (see `OutputComparison`) of the consumers'
-    outputs, BatchNormalization included, on the same samples, with all that earlier layers have lost.
+    `frozen_reason` says why none of its units may go (None: they may). `criterion`: what ranked the units (None:
+    nothing was removed); `predicted_error`: the share of its consumers' output variance that this criterion expected
+    to lose. `outcome`: what was made up for, and how well; `errors`: see `LayerErrors`.
     """
 
     name: str
@@ -50,17 +68,10 @@ class GroupReport:
     macs: int
     coupled: bool
     frozen_reason: str | None = None
-    restored: str | None = None
-    note: str | None = None
-    error: float | None = None
+    criterion: str | None = None
     predicted_error: float | None = None
-    condition: float | None = None
-    recalibrated: tuple[str, ...] = ()
-    residual_error: float | None = None
-    batch_norm_error: float | None = None
-    activation_error: float | None = None
-    reconstruction_error: float | None = None
-    ware: float | None = None
+    outcome: Outcome = field(default_factory=Outcome)
+    errors: LayerErrors = field(default_factory=LayerErrors)
 
 
 @dataclass(frozen=True)
@@ -84,11 +95,11 @@ class OutputComparison:
     top1_agreement: float | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Validation:
     """Both models side by side in onnxruntime. Latencies are medians in milliseconds of one run of the same
     `latency_batch` samples; accuracies are top-1 in [0, 1], None without labels. `free_outputs`: names of those that
-    cannot be compared, as their sizes follow values and differ."""
+    cannot be compared, as their sizes follow values and differ; `warnings`: sentences a user should read."""
 
     provider: str
     data: str
@@ -100,6 +111,14 @@ class Validation:
     accuracy_before: float | None = None
     accuracy_after: float | None = None
     free_outputs: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        worst = min((output.sqnr_db for output in self.outputs), default=float("inf"))
+        return (
+            f"<Validation: {len(self.outputs)} outputs on {self.samples} samples, SQNR from {worst:.1f} dB, latency "
+            f"{self.latency_before_ms:.3g} -> {self.latency_after_ms:.3g} ms on {self.provider}>"
+        )
 
     @property
     def speedup(self) -> float:
@@ -107,50 +126,88 @@ class Validation:
         return self.latency_before_ms / self.latency_after_ms
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Inspection:
     """What `inspect` found: the file and its channel groups."""
 
     input: FileReport
     groups: tuple[GroupReport, ...]
 
+    def __repr__(self) -> str:
+        return f"<Inspection of {self.input.path}: {len(self.groups)} groups, {self.input.parameters:,} parameters>"
+
     def to_json(self) -> str:
         """This record as indented JSON."""
         return to_json(self)
 
 
 @dataclass(frozen=True)
-class Report:
-    """What `compress` did. `options` are the options in force, `calibration` says what activations were measured on
-    (None: not measured), `seconds` is the wall time of the call,
-    `warnings` sentences a user should read."""
+class Versions:
+    """What ran: this package, onnxruntime and its provider."""
 
+    lbyl_onnx: str
+    onnxruntime: str
+    provider: str
+
+
+@dataclass(frozen=True, repr=False)
+class Report:
+    """What `compress` did. `options`: what was asked for, enough to repeat the run; `calibration`: what activations
+    were measured on (None: not measured); `fallbacks`: what was done otherwise than asked, and why; `seconds`: the
+    wall time of the call; `warnings`: sentences a user should read."""
+
+    versions: Versions
+    options: Options
     input: FileReport
     output: FileReport
-    options: dict[str, object]
     calibration: str | None
     groups: tuple[GroupReport, ...]
     validation: Validation | None
     seconds: float
+    fallbacks: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        before, after = self.input, self.output
+        return (
+            f"<Report: {before.parameters:,} -> {after.parameters:,} parameters, {before.macs:,} -> {after.macs:,} "
+            f"MACs, {len(self.groups)} groups, {len(self.warnings)} warnings>"
+        )
 
     def to_json(self) -> str:
         """This record as indented JSON."""
         return to_json(self)
 
+    @classmethod
+    def from_json(cls, text: str) -> Report:
+        """The record that `to_json` wrote. Raises ValueError where the text is none."""
+        return from_json(cls, text)
 
-def to_json(record: Inspection | Report | Validation) -> str:
-    """A report as indented JSON; non-finite floats become null, because JSON has none."""
-    return json.dumps(_finite(asdict(record)), indent=2)
+
+def to_json(record: object) -> str:
+    """A record as indented JSON; floats that are not finite become null, because JSON has none."""
+    return json.dumps(_finite(_CONVERTER.unstructure(record)), indent=2)
+
+
+def from_json(kind: type[Record], text: str) -> Record:
+    """The record of a kind that `to_json` wrote; null stands for infinity where a number must be. Raises ValueError."""
+    try:
+        return _CONVERTER.structure(json.loads(text), kind)
+    except (cattrs.errors.BaseValidationError, KeyError, TypeError) as error:
+        raise ValueError(f"not a {kind.__name__.lower()} of this version: {error}") from error
 
 
 def _finite(value: object) -> object:
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
     if isinstance(value, float) and not (abs(value) < float("inf")):
         return None
-    if isinstance(value, Path):
-        return str(value)
     return value
+
+
+_CONVERTER = cattrs.Converter()
+_CONVERTER.register_structure_hook(float, lambda value, _: float("inf") if value is None else float(value))

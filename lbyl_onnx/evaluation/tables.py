@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from rich.console import JustifyMethod
 from rich.table import Table
 
+from ..restoration.methods import RESTORATIONS
 from .records import GroupReport, Inspection, Report, Validation
 
 Row = tuple[str, ...]
@@ -93,12 +94,15 @@ def cut_summary(report: Report) -> str:
     removed = sum(group.units_before - group.units_after for group in cut)
     total = sum(group.units_before for group in report.groups)
     summary = f"removed {removed:,} of {total:,} units in {len(cut)} of {len(report.groups)} groups"
-    if report.options["restore"] == "none":
-        return f"{summary}\nrestored nothing (--restore none)"
-    restored = sum(group.restored is not None for group in cut)
-    notes = [group.note for group in cut if group.restored is None and group.note]
+    method = report.options.prune.restore
+    if not RESTORATIONS[method].changes_weights:
+        return f"{summary}\nrestored nothing (--restore {method})"
+    outcomes = [group.outcome for group in cut]
+    restored = sum(outcome.restored is not None for outcome in outcomes)
+    used = " and ".join(dict.fromkeys(outcome.restored for outcome in outcomes if outcome.restored)) or method
+    notes = [outcome.note for outcome in outcomes if outcome.restored is None and outcome.note]
     why = f"; not the others, mostly because {printable(max(notes, key=notes.count))}" if notes else ""
-    return f"{summary}\nrestored {restored} of these {len(cut)} groups with {report.options['restore']}{why}"
+    return f"{summary}\nrestored {restored} of these {len(cut)} groups with {used}{why}"
 
 
 def measured_on(validation: Validation) -> str:

@@ -12,32 +12,30 @@ from collections import defaultdict
 
 import numpy as np
 
-from ..channels.groups import is_floating
-from .file import Model
+from .model import Model
+from .tensors import is_floating
 
 
 def unshare(model: Model) -> tuple[Model, dict[str, str]]:
     """The model with a copy of each shared vector per reading node, and the origin of each copy by its name."""
     result = model.copy()
+    nodes = result.proto.graph.node
     readers: dict[str, list[int]] = defaultdict(list)
-    taken = set(result.weights)
-    for index, node in enumerate(result.proto.graph.node):
-        taken.update(node.output)
+    for index, node in enumerate(nodes):
         for name in dict.fromkeys(node.input):
             readers[name].append(index)
+    pending = [
+        (name, index, f"{name}_copy{number}")
+        for name, array in model.weights.items()
+        if is_floating(array) and array.size >= 2 and array.size == max(array.shape)
+        for number, index in enumerate(readers[name][1:], 1)
+    ]
     origins: dict[str, str] = {}
-    for name, array in model.weights.items():
-        if not is_floating(array) or array.size < 2 or array.size != max(array.shape):
-            continue
-        for number, index in enumerate(readers[name][1:], 1):
-            copy = f"{name}_copy{number}"
-            while copy in taken:
-                copy += "_"
-            taken.add(copy)
-            origins[copy] = name
-            result.add(copy, array)
-            node = result.proto.graph.node[index]
-            node.input[:] = [copy if read == name else read for read in node.input]
+    copies = result.free_names([copy for _, _, copy in pending])
+    for copy, (name, index, _) in zip(copies, pending, strict=True):
+        origins[copy] = name
+        result.add(copy, model.weights[name])
+        nodes[index].input[:] = [copy if read == name else read for read in nodes[index].input]
     return result, origins
 
 

@@ -2,109 +2,58 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
-import functools
-import io
 import math
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import onnx
 import onnxruntime as ort
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
 from ..errors import ModelError, UsageError
-from .file import Model
+from ..options import RunOptions
+from .model import Model
+from .nodes import walk
+from .providers import FATAL_ONLY, PROVIDERS, cuda_missing, resolve
 
-PROVIDERS = {
-    "cpu": ["CPUExecutionProvider"],
-    "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"],
-}
+DEFAULTS = RunOptions()
 INLINE_BYTES = 1024
 BATCH_LIMIT = 64
-_FATAL_ONLY = 4
 _BFLOAT16 = "tensor(bfloat16)"
 _ORT_NOISE = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : |/\S+\.(?:cc|h|cpp|cu):\d+\s*")
+_NEWEST_IR = re.compile(r"max supported IR version: (\d+)")
 
-
-def resolve_provider(name: str) -> str:
-    """The provider that `name` stands for here: "cpu" or "cuda".
-
-    "auto" is "cuda" where a CUDA session can really be opened, else "cpu". Raises UsageError for another
-    name, and for "cuda" where onnxruntime has no CUDA provider or cannot start it.
-    """
-    if name == "auto":
-        return "cuda" if _cuda_starts() else "cpu"
-    if name not in PROVIDERS:
-        raise UsageError(f"provider {name!r} is unknown; expected auto, cpu or cuda")
-    if name == "cuda" and not _cuda_starts():
-        raise UsageError(_cuda_missing())
-    return name
-
-
-@functools.cache
-def _cuda_starts() -> bool:
-    if "CUDAExecutionProvider" not in ort.get_available_providers():
-        return False
-    if hasattr(ort, "preload_dlls"):
-        with contextlib.redirect_stdout(io.StringIO()):
-            ort.preload_dlls()
-    value = helper.make_tensor_value_info
-    graph = helper.make_graph(
-        [helper.make_node("Identity", ["x"], ["y"])],
-        "probe",
-        [value("x", TensorProto.FLOAT, [1])],
-        [value("y", TensorProto.FLOAT, [1])],
-    )
-    probe = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-    try:
-        session = ort.InferenceSession(probe.SerializeToString(), _options(), providers=PROVIDERS["cuda"])
-    except Exception:
-        return False
-    return "CUDAExecutionProvider" in session.get_providers()
-
-
-def _cuda_missing() -> str:
-    if "CUDAExecutionProvider" in ort.get_available_providers():
-        return (
-            "provider cuda does not start: onnxruntime finds no usable GPU, CUDA or cuDNN; "
-            "install the CUDA and cuDNN that this onnxruntime-gpu needs, or use --provider cpu"
-        )
-    return (
-        f"provider cuda is missing from this onnxruntime {ort.__version__}; install onnxruntime-gpu in "
-        "place of onnxruntime (README, section on GPUs), or use --provider cpu"
-    )
-
-
-def _options() -> ort.SessionOptions:
-    options = ort.SessionOptions()
-    options.log_severity_level = _FATAL_ONLY
-    options.add_session_config_entry("session.force_spinning_stop", "1")  # idle sessions slow others down
-    return options
+RUNTIME_DOMAINS = (
+    *("", "ai.onnx", "ai.onnx.ml", "ai.onnx.training", "ai.onnx.preview", "ai.onnx.preview.training"),
+    *("com.microsoft", "com.microsoft.experimental", "com.microsoft.nchwc", "com.ms.internal.nhwc"),
+    "org.pytorch.aten",
+)
+"""Operator domains that onnxruntime provides itself."""
 
 
 def open_session(
-    model: Model, provider: str = "cpu", optimise: bool = True, arena: bool = True
+    model: Model,
+    options: RunOptions = DEFAULTS,
+    optimise: bool = True,
+    arena: bool = True,
 ) -> ort.InferenceSession:
-    """An onnxruntime session of `model` on `provider` ("auto", "cpu" or "cuda").
+    """An onnxruntime session of `model`.
 
     Weights of 1 KiB and more are handed over as views instead of being serialised, so that models over 2 GB
     and memory-mapped external data open; the only copy is onnxruntime's own. `optimise=False` switches graph
     optimisation off and runs Shape nodes as early as they can, so that what they measure need not be kept.
     `arena=False` takes the memory of each run from the process's heap, which a session of few runs uses better.
-    Raises ModelError with onnxruntime's reason where it refuses the model, UsageError where the provider is
-    missing.
+    A model of a newer IR version than onnxruntime reads is opened as one of the newest that it does read.
+    Raises ModelError with onnxruntime's reason where it refuses the model, UsageError where the provider or the library
+    of custom operators cannot be had.
     """
-    provider = resolve_provider(provider)
-    options = _options()
-    options.enable_cpu_mem_arena = arena
-    if not optimise:
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
+    options = resolve(options)
+    settings = _settings(options, optimise, arena)
     proto, large = _split_weights(model)
     values = {
         name: ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array, data_type)
@@ -112,14 +61,64 @@ def open_session(
     }
     try:
         if values:
-            options.add_external_initializers(list(values), list(values.values()))
-        session = ort.InferenceSession(proto.SerializeToString(), options, providers=PROVIDERS[provider])
+            settings.add_external_initializers(list(values), list(values.values()))
+        session = _open(proto, settings, PROVIDERS[options.provider])
     except Exception as error:
-        raise ModelError(f"{model.path or 'model'}: onnxruntime refuses the model: {reason(error)}") from error
+        raise ModelError(f"{model.path or 'model'}: {_refusal(model, options, error)}") from error
     session.borrowed_weights = values  # onnxruntime may go on reading these
-    if provider == "cuda" and "CUDAExecutionProvider" not in session.get_providers():
-        raise UsageError(_cuda_missing())
+    if options.provider == "cuda" and "CUDAExecutionProvider" not in session.get_providers():
+        raise UsageError(cuda_missing())
     return session
+
+
+def _settings(options: RunOptions, optimise: bool, arena: bool) -> ort.SessionOptions:
+    settings = ort.SessionOptions()
+    settings.log_severity_level = FATAL_ONLY
+    settings.add_session_config_entry("session.force_spinning_stop", "1")  # idle sessions slow others down
+    settings.enable_cpu_mem_arena = arena
+    if options.threads is not None:
+        settings.intra_op_num_threads = options.threads
+    if not optimise:
+        settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        settings.execution_order = ort.ExecutionOrder.PRIORITY_BASED
+    if options.custom_ops_library is not None:
+        library = options.custom_ops_library
+        if not Path(library).is_file():
+            raise UsageError(f"{library!r} is no file; expected a shared library of operators", "custom_ops_library")
+        try:
+            settings.register_custom_ops_library(library)
+        except Exception as error:
+            raise UsageError(f"{library!r} cannot be registered: {reason(error)}", "custom_ops_library") from error
+    return settings
+
+
+def _open(proto: onnx.ModelProto, settings: ort.SessionOptions, providers: list[str]) -> ort.InferenceSession:
+    try:
+        return ort.InferenceSession(proto.SerializeToString(), settings, providers=providers)
+    except Exception as error:
+        newest = _NEWEST_IR.search(str(error))
+        if newest is None:
+            raise
+        proto.ir_version = int(newest[1])
+        return ort.InferenceSession(proto.SerializeToString(), settings, providers=providers)
+
+
+def _refusal(model: Model, options: RunOptions, error: Exception) -> str:
+    """Why a model does not open: an operator that needs a library, or what onnxruntime says."""
+    functions = {(function.domain, function.name) for function in model.proto.functions}
+    foreign = (
+        node
+        for node in walk(model.proto, onnx.NodeProto)
+        if node.domain not in RUNTIME_DOMAINS and (node.domain, node.op_type) not in functions
+    )
+    node = next(foreign, None)
+    if node is None or options.custom_ops_library is not None:
+        return f"onnxruntime refuses the model: {reason(error)}"
+    return (
+        f"node {node.name or node.output[0]!r} is a {node.op_type} of the operator domain {node.domain!r}, which "
+        "onnxruntime does not have; register the library that provides it (--custom-ops-library PATH, "
+        "custom_ops_library=PATH), or replace it by standard operators"
+    )
 
 
 def _split_weights(model: Model) -> tuple[onnx.ModelProto, dict[str, tuple[np.ndarray, int]]]:
@@ -149,7 +148,7 @@ def run(session: ort.InferenceSession, inputs: dict[str, np.ndarray], outputs: l
     Raises ModelError with onnxruntime's reason.
     """
     options = ort.RunOptions()
-    options.log_severity_level = _FATAL_ONLY
+    options.log_severity_level = FATAL_ONLY
     names = outputs or [value.name for value in session.get_outputs()]
     tensors = [*session.get_inputs(), *(value for value in session.get_outputs() if value.name in names)]
     try:

@@ -41,6 +41,11 @@ DATA_TYPES = {dtype: data_type for data_type, dtype in DTYPES.items()}
 _TYPED_FIELDS = [f"{kind}_data" for kind in ("float", "double", "int32", "int64", "uint64", "string")]
 
 
+def is_floating(array: np.ndarray) -> bool:
+    """Whether the array is of a floating-point type, those of ml_dtypes included."""
+    return array.dtype.kind == "f" or array.dtype.name.startswith(("bfloat", "float"))
+
+
 def strip_data(tensor: TensorProto) -> None:
     for name in ("raw_data", "external_data", "data_location", *_TYPED_FIELDS):
         tensor.ClearField(name)

@@ -13,39 +13,27 @@ real samples every layer is fitted, not only those that lost inputs.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
 
-from ..calibration.im2col import LinearNode, linear_node, position_count, rows_at, sample_rows
-from ..calibration.ridge_regression import RowMoments, Statistics, channel_statistics, within
-from ..calibration.samples import Calibration
-from ..calibration.staged_run import CalibratedRun
-from ..channels.folding import LayerReader
-from ..channels.groups import Analysis
-from ..channels.surgery import cut
-from ..model.file import Model, reads
-from ..selection.plan import Plan
-from .channel_regression import mixed_weight, repeats
-from .output_channels import OutputChannels, OutputFinder, rescale
+from ..channels.groups import Analysis, ChannelGroup
+from ..model.graph import GraphIndex
+from ..model.weight_layer import WEIGHT_OPS
+from ..selection.plan import Choice
+from .bias_correction import match, move_running_statistics, recalibrate
+from .layer_fit import FittedLayer, fit_channels, fit_rows
+from .methods import Outcome, Restoration, Restored, RestoreTask, register
+from .output_channels import OutputChannels, output_channels
+from .paired_run import PairedRun, selected
 
-WEIGHT_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+NAME = "moments"
 MAX_INPUTS = 5120
 """Longest row that is fitted whole; layers with longer ones, or with fewer rows than a row is long, have their input
 channels mixed."""
 MIN_ROWS, ROWS_PER_INPUT = 8192, 4
 """Rows that a fit should rest on: the larger of MIN_ROWS and ROWS_PER_INPUT for each input."""
-FRONT_ELEMENTS = 12 * 3 * 224 * 224
-"""Elements of input that go in front, as long as they give enough rows."""
-ROW_ELEMENTS = 2**22
-"""More rows are taken where those that hold so many elements, outputs included, are more."""
-SELECTING_OPS = ("Compress", "NonMaxSuppression", "NonZero", "TopK", "Unique")
-"""Operators that select by value: behind them a row of the cut model is not the same row of the original."""
-MAX_RESCALE = 3.0
-NEGLIGIBLE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -59,255 +47,108 @@ class LayerFit:
     recalibrated: bool = False
 
 
-def fit(
-    analysis: Analysis, plan: Plan, calibration: Calibration, provider: str, seed: int = 0
-) -> tuple[Model, dict[str, LayerFit]]:
-    """The cut model with fitted weights, and what was done at each weight layer, by its output's name."""
-    lockstep = _Lockstep(analysis, plan, calibration, provider, seed)
+def restore_from_activations(task: RestoreTask) -> Restored:
+    """Cut, and fit every layer in the original's order."""
+    assert task.calibration is not None
+    pair = PairedRun(task.analysis, task.plan.kept, task.calibration, task.runtime)
     try:
-        lockstep.walk()
+        layers = _LayerByLayer(pair, task.options.seed).fit()
     finally:
-        lockstep.original.run.close()
-        lockstep.ours.run.close()
-    return lockstep.fitted, lockstep.layers
+        pair.close()
+    outcomes = tuple(_outcome(task.analysis, choice, layers) for choice in task.plan.choices)
+    return Restored(pair.fitted, outcomes)
 
 
-class _Lockstep:
-    def __init__(self, analysis: Analysis, plan: Plan, calibration: Calibration, provider: str, seed: int) -> None:
-        self.fitted = cut(analysis, plan.kept)
-        self.layers: dict[str, LayerFit] = {}
-        front = calibration.first(FRONT_ELEMENTS)
-        self.original = CalibratedRun(analysis.model, calibration, provider, len(front.batches))
-        self.ours = CalibratedRun(self.fitted, calibration, provider, len(front.batches))
-        self._elements, self._front = calibration.elements, front.elements
-        self._probed = sum(math.prod(analysis.probe.tensors[name].shape) for name in calibration.batches[0])
-        self._analysis = analysis
-        self._kept = plan.kept
-        self._synthetic = calibration.synthetic
+class _LayerByLayer:
+    def __init__(self, pair: PairedRun, seed: int) -> None:
+        self._pair = pair
         self._rng = np.random.default_rng(seed)
-        self._places = OutputFinder(self.fitted)
-        self._constants = LayerReader(self.fitted)
-        self._selected = selected(analysis.model.proto.graph)
+        self._index = GraphIndex(pair.fitted)
+        self._selected = selected(pair.analysis.model.proto.graph)
 
-    def walk(self) -> None:
-        """Visit the weight layers in the original's order."""
-        nodes = {node.output[0]: node for node in self.fitted.proto.graph.node}
-        original = self._analysis.model.proto.graph.node
-        for node in original:
+    def fit(self) -> dict[str, LayerFit]:
+        """Visit the weight layers; what was done at each, by its output's name."""
+        nodes = {node.output[0]: node for node in self._index.nodes}
+        layers = {}
+        for node in self._pair.analysis.model.proto.graph.node:
             if node.op_type in WEIGHT_OPS and node.output[0] in nodes:
-                self._visit(node, nodes[node.output[0]])
-        for run in (self.original.run, self.ours.run):
-            run.finish()
-        for name, statistics in self.ours.statistics.items():
-            if name in self.original.statistics:
-                self._move_statistics(nodes[name], self.original.statistics[name], statistics)
+                done = self._visit(nodes[node.output[0]])
+                if done is not None:
+                    layers[node.output[0]] = done
+        self._pair.finish()
+        move_running_statistics(self._pair, self._index)
+        return layers
 
-    def _visit(self, node: onnx.NodeProto, ours: onnx.NodeProto) -> None:
-        place = self._places.find(ours)
+    def _visit(self, node: onnx.NodeProto) -> LayerFit | None:
+        place = output_channels(self._index, node)
         if place is None:
-            return
-        fitted = self._fit(node, ours, place)
-        if fitted is not None:
-            self.layers[place.name] = fitted
-        elif not self._normalised(place) and self._recalibrate(place):
-            self.layers[place.name] = LayerFit(recalibrated=True)
-
-    def _rows(self, name: str, axis: int, elements: int) -> float:
-        """About how many rows a tensor with channels on `axis` has for so many elements of the inputs."""
-        shape = self._analysis.probe.tensors[name].shape
-        return math.prod(shape) / max(shape[axis], 1) * elements / self._probed
-
-    def _normalised(self, place: OutputChannels) -> bool:
-        """Whether a BatchNormalization behind the layer uses the samples' statistics, which matches them by itself."""
-        return place.sign < 0 and place.name in self.ours.normalised
-
-    def _fit(self, node: onnx.NodeProto, ours: onnx.NodeProto, place: OutputChannels) -> LayerFit | None:
-        before = self.original.model.weights.get(node.input[1])
-        after = self.fitted.weights[place.weight]
-        layer = linear_node(ours, self.fitted.weights)
-        if before is None or layer is None or layer.data in self._selected:
             return None
+        normalised = self._is_normalised(place)
+        fitted = self._fit(place)
+        if fitted is not None:
+            self._pair.write(place.layer.weight, fitted.weight)
+        if normalised:
+            return None if fitted is None else LayerFit(fitted.error, fitted.condition, recalibrated=True)
+        if fitted is not None and fitted.wanted is not None and fitted.found is not None:
+            moved = match(self._pair.changing, place, fitted.wanted, fitted.found) is not None
+        else:
+            lagging = self._pair.rows(place.name, place.axis, front=True) >= MIN_ROWS
+            moved = recalibrate(self._pair, place, lagging)
+        if fitted is None:
+            return LayerFit(recalibrated=True) if moved else None
+        return LayerFit(fitted.error, fitted.condition, moved)
+
+    def _is_normalised(self, place: OutputChannels) -> bool:
+        """Whether a BatchNormalization behind the layer uses the samples' statistics, which matches them by itself."""
+        return place.sign < 0 and place.name in self._pair.cut.normalised
+
+    def _fit(self, place: OutputChannels) -> FittedLayer | None:
+        """New weights for a layer; None where it has nothing to make up for or cannot be fitted."""
+        pair, layer = self._pair, place.layer
+        before, after = layer.weight.read(pair.original.model), layer.weight.read(pair.fitted)
         lossy = layer.channels_read(after) < layer.channels_read(before)
-        if not (lossy or not self._synthetic):
+        if not layer.is_rows or layer.data in self._selected or not (lossy or not pair.synthetic):
             return None
         inputs = layer.inputs(after)
         rows = max(MIN_ROWS, ROWS_PER_INPUT * min(inputs, MAX_INPUTS))
-        lagging = self._rows(place.name, place.axis, self._front) >= rows
-        self.ours.run.approach(place.name, lagging=lagging)
-        if lossy and (inputs > MAX_INPUTS or self._rows(place.name, place.axis, self._elements) < inputs):
-            self.original.run.reach(layer.data, lagging=lagging)
-            mixed = self._mix(layer, place, inputs, rows)
+        lagging = pair.rows(place.name, place.axis, front=True) >= rows
+        pair.cut.run.approach(place.name, lagging=lagging)
+        if lossy and (inputs > MAX_INPUTS or pair.rows(place.name, place.axis) < inputs):
+            pair.original.run.reach(layer.data, lagging=lagging)
+            mixed = fit_channels(pair, place, rows, self._rng)
             if mixed is not None:
                 return mixed
         if inputs > MAX_INPUTS:
             return None
-        self.original.run.reach(place.name, lagging=lagging)
-        present = layer.matrix(after)
-        groups, *sizes = present.shape
-        moments = self._moments(layer, after, max(rows, ROW_ELEMENTS // (groups * sum(sizes))))
-        if not moments.finite:
-            return None
-        fitted = moments.solve(present, centred=place.takes_shift)
-        self._replace(place.weight, layer.weight_like(fitted.matrix, after))
-        if self._normalised(place):
-            return LayerFit(fitted.error, fitted.condition, recalibrated=True)
-        bias = np.zeros(1) if place.bias is None else place.beta * self.fitted.weights[place.bias]
-        statistics = Statistics(fitted.fit.mean + bias.reshape(-1), fitted.fit.variance)
-        moved = self._match(place, fitted.wanted, statistics)
-        return LayerFit(fitted.error, fitted.condition, moved is not None)
-
-    def _mix(self, layer: LinearNode, place: OutputChannels, inputs: int, rows: int) -> LayerFit | None:
-        """Mix the layer's input channels; None where these cannot be told apart or are as many as its `inputs`."""
-        labels = self._analysis.labelling.axes.get(layer.data, [None])[1 if layer.is_convolution else -1]
-        if labels is None or layer.groups > 1:
-            return None
-        classes = self._analysis.classes.class_of[labels]
-        left = self._kept[classes]
-        before, after = repeats(classes), repeats(classes[left])
-        if before is None or after is None or len(after.features) == inputs:
-            return None
-        moments = RowMoments(1, len(before.features), len(after.features))
-        for found, wanted in self._pairs(layer, layer.data):
-            positions = self._positions(wanted, layer, rows // before.features.shape[1])
-            x, y = (rows_at(value, layer, positions) for value in (found, wanted))
-            moments.add(after.rows(x)[None], before.rows(y))
-        if not moments.finite:
-            return None
-        present = np.eye(len(before.features))[:, self._kept[np.unique(classes)]]
-        fitted = moments.solve(present[None], centred=place.takes_shift)
-        kept = self._kept_channels(place.name, place.axis)
-        weight = np.compress(kept, self.original.model.weights[layer.weight], place.weight_axis)
-        self._replace(place.weight, mixed_weight(weight, 1 - place.weight_axis, before, after, fitted.matrix[0]))
-        moved = not self._normalised(place) and self._recalibrate(place)
-        return LayerFit(fitted.error, fitted.condition, moved)
-
-    def _moments(self, layer: LinearNode, weight: np.ndarray, rows: int) -> RowMoments:
-        moments = RowMoments(*layer.matrix(weight).shape)
-        kernel = weight.shape[2:] if layer.is_convolution else ()
-        kept = self._kept_channels(layer.output, 1 if layer.is_convolution else -1)
-        left: np.ndarray | slice = slice(None) if kept.all() else kept
-        for data, output in self._pairs(layer, layer.output):
-            positions = self._positions(output, layer, rows)
-            taken = sample_rows(layer, data, kernel, positions, output.shape)
-            moments.add(taken, rows_at(output, layer, positions)[:, left])
-        return moments
-
-    @property
-    def _level(self) -> int:
-        """How many batches are level with the first in both runs."""
-        return min(self.original.run.level, self.ours.run.level)
-
-    def _pairs(self, layer: LinearNode, wanted: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """What the layer reads in the cut model and the original's tensor `wanted`, on the same samples, batch by
-        batch; without batches that have no rows, or not the same."""
-        ours = self.ours.run.values(layer.data, self._level)
-        for found, value in zip(ours, self.original.run.values(wanted, self._level), strict=True):
-            if value.size and layer.pairs(found, value):
-                yield found, value
-
-    def _positions(self, value: np.ndarray, layer: LinearNode, rows: int) -> np.ndarray:
-        """Positions in one batch's value, as many as make about `rows` over all batches."""
-        total, share = position_count(value, layer), rows // self._level + 1
-        return np.arange(total) if total <= share else self._rng.choice(total, share, replace=False)
-
-    def _kept_channels(self, name: str, axis: int) -> np.ndarray:
-        labels = self._analysis.labelling.axes[name][axis]
-        if labels is None:
-            return np.ones(self._analysis.probe.tensors[name].shape[axis], bool)
-        return self._kept[self._analysis.classes.class_of[labels]]
-
-    def _recalibrate(self, place: OutputChannels) -> bool:
-        """Match an output that was not fitted to the original's; whether it had to move."""
-        lagging = self._rows(place.name, place.axis, self._front) >= MIN_ROWS
-        for run in (self.original.run, self.ours.run):
-            run.reach(place.name, lagging=lagging)
-        kept = self._kept_channels(place.name, place.axis)
-        wanted = channel_statistics(self.original.run.values(place.name, self._level), place.axis)
-        found = channel_statistics(self.ours.run.values(place.name, self._level), place.axis)
-        if wanted is None or found is None:
-            return False
-        moved = self._match(place, Statistics(wanted.mean[kept], wanted.variance[kept]), found)
-        if moved is None:
-            return False
-        scale, shift = moved
-        along = [1] * len(self._analysis.probe.tensors[place.name].shape)
-        along[place.axis] = -1
-        inside = shift if place.shift_after is None else np.zeros_like(shift)
-        self.ours.run.update(place.name, lambda value: _affine(value, scale.reshape(along), inside.reshape(along)))
-        return True
-
-    def _match(
-        self, place: OutputChannels, wanted: Statistics, found: Statistics
-    ) -> tuple[np.ndarray, np.ndarray] | None:
-        """Rescale the layer's output channels from the statistics `found` to those `wanted`.
-
-        Returns factors and shifts, float64 (channels,), or None where nothing has to move, or where there is no place
-        for a shift, as a factor alone would move the mean."""
-        if not place.takes_shift:
-            return None
-        scale = rescaling(wanted.variance, found.variance, wanted.mean)
-        shift = wanted.mean - scale * found.mean
-        spread = np.sqrt(wanted.variance.mean()) + np.finfo(np.float64).tiny
-        still = np.abs(scale - 1).max() < NEGLIGIBLE and np.abs(shift).max() < NEGLIGIBLE * spread
-        if still or not np.isfinite(shift).all():
-            return None
-        for model in (self.fitted, self.ours.model):
-            rescale(model, place, scale, shift)
-        return scale, shift
-
-    def _replace(self, name: str, value: np.ndarray) -> None:
-        for model in (self.fitted, self.ours.model):
-            model.replace(name, value)
-
-    def _move_statistics(
-        self,
-        node: onnx.NodeProto,
-        original: Statistics,
-        ours: Statistics,
-    ) -> None:
-        """Move a BatchNormalization's running statistics as the samples' statistics moved."""
-        found_mean, found_variance = (self._constants.constant(name) for name in node.input[3:5])
-        if found_mean is None or found_variance is None:
-            return
-        mean, variance = found_mean[1], found_variance[1]
-        kept = self._kept_channels(node.output[0], 1)
-        scale = rescaling(ours.variance, original.variance[kept], ours.mean)
-        moved = ours.mean + scale * (mean - original.mean[kept])
-        if not np.isfinite(moved).all():
-            return
-        for slot, value in ((3, within(moved, mean.dtype)), (4, within(variance * scale**2, variance.dtype))):
-            name = self._places.own_constant(node.input[slot])
-            if name is None:
-                node.input[slot] = self.fitted.free_name(f"{node.output[0]}_statistics_{slot}")
-                self.fitted.add(node.input[slot], value)
-            else:
-                self.fitted.replace(name, value)
+        pair.original.run.reach(place.name, lagging=lagging)
+        return fit_rows(pair, place, rows, self._rng)
 
 
-def _affine(value: np.ndarray, scale: np.ndarray, shift: np.ndarray) -> np.ndarray:
-    result = value * scale.astype(value.dtype)
-    result += shift.astype(value.dtype)
-    return result
+def _outcome(analysis: Analysis, choice: Choice, layers: dict[str, LayerFit]) -> Outcome:
+    """What the fits of single layers mean for one group."""
+    if not choice.removed.any():
+        return Outcome()
+    nodes = analysis.model.proto.graph.node
+    consumers = {axis.name: layers.get(nodes[axis.node].output[0], LayerFit()) for axis in choice.group.consumers}
+    touched = {axis.name: nodes[axis.node].output[0] for axis in choice.group.producers + choice.group.consumers}
+    fits = {name: done for name, done in consumers.items() if done.error is not None}
+    missed = [name for name in consumers if name not in fits]
+    note = f"not fitted: {', '.join(missed)}" if missed else None
+    return Outcome(
+        restored=NAME if fits else None,
+        note=note if consumers else "no weight consumes these channels",
+        error=max((done.error or 0.0 for done in fits.values()), default=None),
+        condition=max((done.condition or 0.0 for done in fits.values()), default=None),
+        recalibrated=tuple(name for name, output in touched.items() if layers.get(output, LayerFit()).recalibrated),
+    )
 
 
-def selected(graph: onnx.GraphProto) -> set[str]:
-    """Tensors behind operators that select by the values that weight layers gave."""
-    computed: set[str] = set()
-    chosen: set[str] = set()
-    for node in graph.node:
-        read = set(reads(node))
-        selects = node.op_type in SELECTING_OPS and not computed.isdisjoint(read)
-        if selects or not chosen.isdisjoint(read):
-            chosen.update(node.output)
-        if node.op_type in WEIGHT_OPS or not computed.isdisjoint(read):
-            computed.update(node.output)
-    return chosen
+def _shared(analysis: Analysis, group: ChannelGroup) -> str | None:
+    """A weight that several nodes read cannot be fitted to what each of them needs."""
+    for axis in group.consumers:
+        if axis.weight is not None and not axis.weight.exclusive:
+            return f"the weight of {axis.name!r} is shared by several nodes, so it cannot be fitted"
+    return None
 
 
-def rescaling(wanted: np.ndarray, found: np.ndarray, mean: np.ndarray) -> np.ndarray:
-    """Factor that brings variance `found` to `wanted`, all float64 (channels,), within [1/MAX_RESCALE, MAX_RESCALE];
-    1 for channels that hardly vary in either, compared with their `mean` and with the other channels."""
-    floor = NEGLIGIBLE * (mean**2 + NEGLIGIBLE * wanted.mean()) + np.finfo(np.float64).tiny
-    alive = (wanted > floor) & (found > floor)
-    ratio = np.sqrt(np.where(alive, wanted, 1) / np.where(alive, found, 1))
-    return np.clip(ratio, 1 / MAX_RESCALE, MAX_RESCALE)
+register(Restoration(NAME, restore_from_activations, needs_samples=True, obstacle=_shared))

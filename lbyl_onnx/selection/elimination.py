@@ -12,24 +12,22 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import linalg
 
-from ..calibration.ridge_regression import ORIGIN_ROWS, sums
-from ..calibration.samples import Calibration
 from ..calibration.staged_run import CalibratedRun, StagedRun
+from ..calibration.statistics import sums
+from ..channels.features import by_channel
 from ..channels.groups import Analysis, WeightAxis
-from ..restoration.channel_regression import Repeats
-from .plan import Selection, reasons_to_leave, units_kept
+from ..model.graph import GraphIndex
+from ..model.weight_layer import weight_layer
+from .criteria import Ranking, RankingTask, criterion
 
-RIDGE = 1e-3
-"""Added to A's diagonal, relative to its mean."""
-SINGLE_PRECISION_FROM = 256
+SINGLE_PRECISION_UNITS = 256
 STEPS = 64
 """Elimination proceeds in about this many steps; groups of at most STEPS units lose one a step."""
-MEASURED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-"""Operators of consumers whose input `data_axis` knows."""
 MAX_ROWS, ROW_ELEMENTS = 16384, 2**22
 """Rows that moments rest on at most, or as many as hold so many elements, whichever is more."""
 MAX_ELEMENTS = 12 * 3 * 224 * 224
 """Elements of input that the choice rests on at most; large images give more than enough positions."""
+ORIGIN_ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -40,26 +38,21 @@ class Elimination:
     order: np.ndarray
     error: np.ndarray
 
-    def importance(self, units: int) -> np.ndarray:
-        """Importance of each of `units` units, float64 (units,): its place in the order, infinite if not in it."""
-        result = np.full(units, np.inf)
-        result[self.order] = np.arange(len(self.order))
-        return result
-
-    def predicted_error(self, removed: int) -> float:
-        """The error once the first `removed` units are gone."""
-        return float(self.error[removed - 1]) if 0 < removed <= len(self.error) else 0.0
+    def ranking(self, units: int) -> Ranking:
+        """The same for all of `units` units: those that are not in the order are infinitely important."""
+        importance = np.full(units, np.inf)
+        importance[self.order] = np.arange(len(self.order))
+        return Ranking(importance, self.error)
 
 
-class ConsumerStatistics:
+class ConsumerMoments:
     """Second moments of one consumer's input over the units of a group, float64 (units, units), and the energy of
     its weights over them; built batch by batch."""
 
     def __init__(self, consumer: WeightAxis, units: int, weight: np.ndarray) -> None:
-        own = np.flatnonzero(consumer.units >= 0)
-        self._features = Repeats(own[np.argsort(consumer.units[own], kind="stable")].reshape(units, -1))
+        self._features = consumer.features_of(units)
         columns = np.moveaxis(weight, consumer.axis, -1).reshape(-1, weight.shape[consumer.axis])
-        rows = self._features.rows(columns).astype(np.float32, copy=False)
+        rows = by_channel(columns, self._features).astype(np.float32, copy=False)
         self.energy = (rows.T @ rows).astype(np.float64)
         self._sum = np.zeros(units)
         self._gram = np.zeros((units, units))
@@ -68,7 +61,7 @@ class ConsumerStatistics:
 
     def add(self, rows: np.ndarray) -> None:
         """Rows (positions, channels) of the consumer's input."""
-        values = self._features.rows(rows).astype(np.float32, copy=False)
+        values = by_channel(rows, self._features).astype(np.float32, copy=False)
         if self._rows == 0:
             self._origin = values[:ORIGIN_ROWS].mean(axis=0)
         values = values - self._origin
@@ -88,28 +81,19 @@ class ConsumerStatistics:
         return self._gram / self._rows - np.outer(mean, mean)
 
 
-def data_axis(analysis: Analysis, consumer: WeightAxis) -> tuple[str, int]:
-    """The activation that `consumer` multiplies with its weight, and the axis that it sums over."""
-    node = analysis.model.proto.graph.node[consumer.node]
-    if node.op_type in ("Conv", "ConvTranspose"):
-        return node.input[0], 1
-    if consumer.slot == 0:
-        flipped = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
-        return node.input[1], -1 if flipped else -2
-    flipped = any(attribute.name == "transA" and attribute.i for attribute in node.attribute)
-    return node.input[0], -2 if flipped else -1
+def eliminate(moments: list[ConsumerMoments], free: np.ndarray, count: int, ridge: float = 1e-3) -> Elimination:
+    """The first `count` units in `free` (bool, (units,)) to go, by backward elimination over all consumers together.
 
-
-def eliminate(statistics: list[ConsumerStatistics], free: np.ndarray, count: int) -> Elimination:
-    """The first `count` units in `free` (bool, (units,)) to go, by backward elimination over all consumers together."""
+    `ridge`: what is added to A's diagonal, relative to its mean.
+    """
     units = len(free)
     inverses, energies, total = [], [], 0.0
-    for each in statistics:
+    for each in moments:
         covariance = each.covariance
         total += float((covariance * each.energy).sum())
-        ridge = RIDGE * np.trace(covariance) / units or 1.0
-        dtype = np.float32 if units > SINGLE_PRECISION_FROM else np.float64
-        inverses.append(linalg.inv(covariance + ridge * np.eye(units)).astype(dtype))
+        strength = ridge * np.trace(covariance) / units or 1.0
+        dtype = np.float32 if units > SINGLE_PRECISION_UNITS else np.float64
+        inverses.append(linalg.inv(covariance + strength * np.eye(units)).astype(dtype))
         energies.append(each.energy.astype(dtype))
     alive = free.copy()
     order: list[int] = []
@@ -148,55 +132,69 @@ def _subtract_product(matrix: np.ndarray, left: np.ndarray, right: np.ndarray) -
     gemm(-1, right, left, 1, matrix.T, trans_b=True, overwrite_c=True)
 
 
-def rank_units(
-    analysis: Analysis, selection: Selection, calibration: Calibration, provider: str
-) -> dict[int, Elimination]:
-    """The order of elimination of every group that may lose units, by group number.
+@criterion("obs", needs_samples=True, fallback="l2")
+def rank_by_elimination(task: RankingTask) -> dict[int, Ranking]:
+    """The order of elimination of every group.
 
     One run; a group is ranked, and its moments forgotten, as soon as its last consumer has been measured. Groups
-    without a consumer whose input can be measured are missing.
+    without a consumer whose input can be measured are left out.
     """
-    reasons = reasons_to_leave(analysis, selection)
-    groups = {number: analysis.groups[number] for number, reason in enumerate(reasons) if reason is None}
+    assert task.calibration is not None
+    analysis, groups = task.analysis, task.groups
     visits = sorted(
         ((consumer, number) for number, group in groups.items() for consumer in group.consumers),
         key=lambda visit: visit[0].node,
     )
     last = {number: index for index, (_, number) in enumerate(visits)}
-    found: dict[int, list[ConsumerStatistics]] = {number: [] for number in groups}
-    ranking = {}
-    rng = np.random.default_rng(selection.seed)
-    share = calibration.first(MAX_ELEMENTS)
-    run = CalibratedRun(analysis.model, share, provider).run
+    found: dict[int, list[ConsumerMoments]] = {number: [] for number in groups}
+    rankings = {}
+    rng = np.random.default_rng(task.options.seed)
+    share = task.calibration.first(MAX_ELEMENTS)
+    graph = GraphIndex(analysis.model)
+    run = CalibratedRun(analysis.model, share, task.runtime).run
     try:
         for index, (consumer, number) in enumerate(visits):
-            statistics = _measure(analysis, run, consumer, groups[number].units, len(share.batches), rng)
-            if statistics is not None:
-                found[number].append(statistics)
+            moments = _measure(analysis, graph, run, consumer, groups[number].units, len(share.batches), rng)
+            if moments is not None:
+                found[number].append(moments)
             if last[number] == index and (measured := found.pop(number)):
-                units = groups[number].units
-                count = units - units_kept(units, selection.ratio, selection.round_to)
-                ranking[number] = eliminate(measured, groups[number].free, count)
+                group = groups[number]
+                rankings[number] = eliminate(measured, group.free, task.counts[number]).ranking(group.units)
     finally:
         run.close()
-    return ranking
+    return rankings
+
+
+def consumer_input(graph: GraphIndex, consumer: WeightAxis) -> tuple[str, int] | None:
+    """The activation that a consumer multiplies with its weight, and the axis that it sums over; None where it is no
+    WeightLayer."""
+    layer = weight_layer(graph, graph.nodes[consumer.node])
+    return (layer.data, layer.data_axis) if layer is not None and layer.weight_slot == consumer.slot else None
 
 
 def _measure(
-    analysis: Analysis, run: StagedRun, consumer: WeightAxis, units: int, batches: int, rng: np.random.Generator
-) -> ConsumerStatistics | None:
-    """Statistics of a consumer's input; None for other operators than MEASURED, where its weight is not its own or
-    takes the units unevenly, and where the input is not finite."""
-    taken = np.bincount(consumer.units[consumer.units >= 0], minlength=units)
-    if consumer.op not in MEASURED or consumer.weight is None or consumer.groups > 1 or (taken != taken[0]).any():
+    analysis: Analysis,
+    graph: GraphIndex,
+    run: StagedRun,
+    consumer: WeightAxis,
+    units: int,
+    batches: int,
+    rng: np.random.Generator,
+) -> ConsumerMoments | None:
+    """Moments of a consumer's input; None where it is no weight layer, its weight is not its own or takes the units
+    unevenly, and where the input is not finite."""
+    place = consumer_input(graph, consumer)
+    own = consumer.weight is not None and consumer.weight.exclusive
+    if place is None or not own or consumer.groups > 1 or not consumer.takes_evenly(units):
         return None
-    name, axis = data_axis(analysis, consumer)
+    assert consumer.weight is not None
+    name, axis = place
     run.reach(name)
-    statistics = ConsumerStatistics(consumer, units, analysis.model.weights[consumer.weight])
+    moments = ConsumerMoments(consumer, units, consumer.weight.read(analysis.model))
     limit = max(MAX_ROWS // batches, ROW_ELEMENTS // (len(consumer.units) * batches), 1)
     for value in run.values(name):
         if value.size == 0:
             continue
         rows = np.moveaxis(value, axis, -1).reshape(-1, value.shape[axis])
-        statistics.add(rows if len(rows) <= limit else rows[rng.choice(len(rows), limit, replace=False)])
-    return statistics if statistics.finite else None
+        moments.add(rows if len(rows) <= limit else rows[rng.choice(len(rows), limit, replace=False)])
+    return moments if moments.finite else None

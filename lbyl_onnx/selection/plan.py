@@ -3,39 +3,30 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..channels.folding import LayerReader
+from ..calibration.samples import Calibration
 from ..channels.groups import Analysis, ChannelGroup
-from ..errors import UsageError
-from .importance import importance
+from ..options import PruneOptions, RunOptions, pattern
+from .criteria import Ranking, RankingTask, criterion_named
 
-
-@dataclass(frozen=True)
-class Selection:
-    """Options of the choice. `ratio` in [0, 1): share of units to remove; `scope`: "chains" or "all"; `round_to`:
-    keep a multiple of this many units; `include`, `exclude`: regular expressions searched in producers' node
-    names."""
-
-    ratio: float
-    criterion: str = "l2"
-    scope: str = "chains"
-    round_to: int = 1
-    include: str | None = None
-    exclude: str | None = None
-    seed: int = 0
+Obstacle = Callable[[ChannelGroup], str | None]
+"""Why a group has to stay whole; None where its units may go."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One group's fate. `removed`: bool of shape (units,); `reason`: why nothing may be removed, or None."""
+    """One group's fate. `removed`: bool of shape (units,); `reason`: why nothing may be removed, or None; `criterion`:
+    what ranked the units, None where nothing did; `predicted_error`: see `Ranking`."""
 
     group: ChannelGroup
     removed: np.ndarray
     reason: str | None
+    criterion: str | None = None
+    predicted_error: float | None = None
 
 
 @dataclass(frozen=True)
@@ -51,40 +42,69 @@ class Plan:
         return bool(self.kept.all())
 
 
-def choose(analysis: Analysis, selection: Selection, ranking: Mapping[int, np.ndarray] | None = None) -> Plan:
-    """Rank every group's units by the criterion and remove the least important ones.
+@dataclass(frozen=True)
+class Ranked:
+    """A group's ranking and the name of the criterion that it is by."""
 
-    `ranking`: importance of the units, float64 (units,), by group number, for criteria that are measured on
-    activations; groups without fall back to `l2`. Raises UsageError for a regular expression that does not compile
-    and where the criterion does not apply.
+    ranking: Ranking
+    criterion: str
+
+
+def rank(
+    analysis: Analysis,
+    reasons: list[str | None],
+    options: PruneOptions,
+    runtime: RunOptions,
+    calibration: Calibration | None,
+) -> dict[int, Ranked]:
+    """Rank the units of every group without a reason to stay, by group number.
+
+    What the criterion cannot rank is ranked by the one that it falls back to. Raises UsageError where the criterion
+    does not apply, MeasurementFailed where activations cannot be measured.
     """
-    reader = LayerReader(analysis.model)
-    rng = np.random.default_rng(selection.seed)
+    groups = {number: analysis.groups[number] for number, reason in enumerate(reasons) if reason is None}
+    counts = {n: group.units - units_kept(group.units, options.ratio, options.round_to) for n, group in groups.items()}
+    task = RankingTask(analysis, groups, counts, options, runtime, calibration)
+    chosen = criterion_named(options.criterion)
+    found = {number: Ranked(ranking, chosen.name) for number, ranking in chosen.rank(task).items()}
+    left = {number: group for number, group in groups.items() if number not in found}
+    if left and chosen.fallback:
+        other = criterion_named(chosen.fallback)
+        found |= {n: Ranked(ranking, other.name) for n, ranking in other.rank(replace(task, groups=left)).items()}
+    return found
+
+
+def choose(analysis: Analysis, reasons: list[str | None], options: PruneOptions, ranked: dict[int, Ranked]) -> Plan:
+    """Remove the least important units of every group, as many as the options say."""
     kept = np.ones(analysis.classes.count, bool)
     ranks = np.zeros(analysis.classes.count)
-    criterion = "l2" if selection.criterion == "obs" else selection.criterion
-    reasons = reasons_to_leave(analysis, selection)
-    for index, (group, reason) in enumerate(zip(analysis.groups, reasons, strict=True)):
-        if reason is not None:
+    for number, group in enumerate(analysis.groups):
+        if number not in ranked:
             continue
-        ranked = (ranking or {}).get(index)
-        scores = importance(group, reader, criterion, rng) if ranked is None else ranked
-        scores = np.where(group.free, scores, np.inf)
-        count = units_kept(group.units, selection.ratio, selection.round_to)
+        scores = np.where(group.free, ranked[number].ranking.importance, np.inf)
+        count = units_kept(group.units, options.ratio, options.round_to)
         removed = np.argsort(scores, kind="stable")[: group.units - count]
         ranks[group.classes] = np.argsort(np.argsort(scores))
         kept[group.classes[removed[group.free[removed]]]] = False
     _keep_one_everywhere(analysis, kept, ranks)
-    choices = tuple(
-        Choice(group, ~kept[group.classes], reason) for group, reason in zip(analysis.groups, reasons, strict=True)
-    )
-    return Plan(choices, kept)
+    choices = []
+    for number, (group, reason) in enumerate(zip(analysis.groups, reasons, strict=True)):
+        choice = Choice(group, ~kept[group.classes], reason)
+        if number in ranked and choice.removed.any():
+            by = ranked[number]
+            error = by.ranking.predicted_error(int(choice.removed.sum()))
+            choice = replace(choice, criterion=by.criterion, predicted_error=error)
+        choices.append(choice)
+    return Plan(tuple(choices), kept)
 
 
-def reasons_to_leave(analysis: Analysis, selection: Selection) -> list[str | None]:
-    """Per group, why the options leave it alone; None where units may go."""
-    include, exclude = compile_pattern("include", selection.include), compile_pattern("exclude", selection.exclude)
-    return [_left_alone(group, selection, include, exclude) for group in analysis.groups]
+def reasons_to_leave(
+    analysis: Analysis, options: PruneOptions, obstacle: Obstacle = lambda group: None
+) -> list[str | None]:
+    """Per group, why it is left alone, because of its channels, the options, or an `obstacle` to restoring it; None
+    where units may go."""
+    include, exclude = pattern("include", options.include), pattern("exclude", options.exclude)
+    return [_left_alone(group, options, include, exclude) or obstacle(group) for group in analysis.groups]
 
 
 def _keep_one_everywhere(analysis: Analysis, kept: np.ndarray, ranks: np.ndarray) -> None:
@@ -106,24 +126,16 @@ def units_kept(units: int, ratio: float, round_to: int = 1) -> int:
     return min(units, -(-kept // round_to) * round_to)
 
 
-def compile_pattern(option: str, text: str | None) -> re.Pattern[str] | None:
-    """The regular expression of an option; UsageError where it does not compile."""
-    try:
-        return None if text is None else re.compile(text)
-    except re.error as error:
-        raise UsageError(f"--{option} {text!r} is not a regular expression: {error}") from error
-
-
 def _left_alone(
     group: ChannelGroup,
-    selection: Selection,
+    options: PruneOptions,
     include: re.Pattern[str] | None,
     exclude: re.Pattern[str] | None,
 ) -> str | None:
     names = [producer.name for producer in group.producers]
-    if group.frozen_reason is not None:
-        return group.frozen_reason
-    if group.coupled and selection.scope == "chains":
+    if group.frozen_reason is not None or group.unreadable is not None:
+        return group.frozen_reason or group.unreadable
+    if group.coupled and options.scope == "chains":
         return "coupled with other producers or branches; --scope all removes such units"
     if include is not None and not any(include.search(name) for name in names):
         return "not matched by --include"

@@ -6,18 +6,23 @@ from graphs import Builder
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lbyl_onnx.calibration import augmentation
-from lbyl_onnx.calibration.samples import calibrate
+from lbyl_onnx.calibration import augmentation, samples
 from lbyl_onnx.calibration.synthetic import synthetic_inputs
-from lbyl_onnx.model.file import load_model
+from lbyl_onnx.model.reading import load
 from lbyl_onnx.model.session import open_session, run_batches
+from lbyl_onnx.options import SampleOptions
 
 
 def perceptron(classes=4, side=6, batch="N"):
     graph = Builder(seed=2)
     flat = graph.node("Flatten", graph.input((batch, 1, side, side), "image"))
     hidden = graph.node("Relu", graph.gemm(flat, side * side, 16))
-    return load_model(graph.model(graph.gemm(hidden, 16, classes)))
+    return load(graph.model(graph.gemm(hidden, 16, classes)))
+
+
+def calibrate(model, source="synthetic", **options):
+    """Samples with these `SampleOptions`."""
+    return samples.calibrate(model, source, SampleOptions(**options))
 
 
 def images_of(calibration):
@@ -25,15 +30,15 @@ def images_of(calibration):
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(2, 7), st.integers(1, 60))
-def test_evenly_classed(seed, classes, samples):
+def test_evenly_classed(seed, classes, count):
     """No class that has samples left is behind another one by more than one; each gives those that lead by most."""
-    scores = np.random.default_rng(seed).standard_normal((samples, classes)) + np.arange(classes)
-    count = (samples + 1) // 2
-    chosen = augmentation.evenly_classed(scores, count)
+    scores = np.random.default_rng(seed).standard_normal((count, classes)) + np.arange(classes)
+    half = (count + 1) // 2
+    chosen = augmentation.evenly_classed(scores, half)
     top = scores.argmax(axis=1)
     taken = np.bincount(top[chosen], minlength=classes)
     there = np.bincount(top, minlength=classes)
-    assert len(np.unique(chosen)) == count and (np.diff(chosen) > 0).all()
+    assert len(np.unique(chosen)) == half and (np.diff(chosen) > 0).all()
     assert all(taken[each] >= taken.max() - 1 for each in range(classes) if taken[each] < there[each])
     ordered = np.sort(scores, axis=1)
     lead = (ordered[:, -1] - ordered[:, -2]) / scores.std(axis=1)
@@ -49,7 +54,7 @@ def test_synthetic_images_are_spread_over_the_classes():
     images = images_of(calibrate(model, samples=64, seed=5))
     assert images.shape == (64, 1, 6, 6) and images.dtype == np.float32
     np.testing.assert_array_equal(images, images_of(calibrate(model, samples=64, seed=5)))
-    candidates = synthetic_inputs(model, 64 * augmentation.CANDIDATES, 5)["image"]
+    candidates = synthetic_inputs(model, 64 * augmentation.CANDIDATES, SampleOptions(seed=5))["image"]
     scores = run_batches(open_session(model), {"image": candidates})[0]
     chosen = candidates[augmentation.evenly_classed(scores, 64)]
     contrast = images.reshape(64, -1)[:, 0] / chosen.reshape(64, -1)[:, 0]
@@ -62,7 +67,7 @@ def test_synthetic_images_are_spread_over_the_classes():
 
 def test_outputs_that_are_no_classes_do_not_choose():
     graph = Builder(seed=2)
-    model = load_model(graph.model(graph.matmul(graph.input(("N", 1, 6, 6), "image"), 6, 3)))
+    model = load(graph.model(graph.matmul(graph.input(("N", 1, 6, 6), "image"), 6, 3)))
     assert images_of(calibrate(model, samples=8)).shape == (8, 1, 6, 6)
 
 
@@ -90,5 +95,5 @@ def test_many_given_samples_and_convolutions_are_left_alone():
     many = np.zeros((augmentation.ENOUGH_ROWS, 1, 6, 6), np.float32)
     assert images_of(calibrate(perceptron(), {"image": many})).shape == many.shape
     graph = Builder()
-    convolving = load_model(graph.model(graph.conv(graph.input(("N", 1, 6, 6), "image"), 1, 2)))
+    convolving = load(graph.model(graph.conv(graph.input(("N", 1, 6, 6), "image"), 1, 2)))
     assert len(images_of(calibrate(convolving, {"image": many[:5]}))) == 5

@@ -5,24 +5,40 @@ import pytest
 from graphs import Builder
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import helper
+from onnx import TensorProto, helper
 
-from lbyl_onnx.calibration.im2col import linear_node, position_count, rows_at, sample_rows
-from lbyl_onnx.model.file import load_model
+from lbyl_onnx.calibration.im2col import position_count, rows_at, sample_rows
+from lbyl_onnx.model.graph import GraphIndex
+from lbyl_onnx.model.model import Model
+from lbyl_onnx.model.reading import load
 from lbyl_onnx.model.session import open_session, run
+from lbyl_onnx.model.weight_layer import weight_layer
 
 SAMPLES = 3
 
 
+def layer_of(model):
+    """The only node of a model as a layer; None where rows do not describe it."""
+    (node,) = model.proto.graph.node
+    layer = weight_layer(GraphIndex(model), node)
+    return layer if layer and layer.is_rows else None
+
+
+def node_and_weight(node, weight):
+    """A model of one node whose initializer "w" has this shape."""
+    graph = helper.make_graph([node], "graph", [], [])
+    graph.initializer.add(name="w", data_type=TensorProto.FLOAT, dims=weight)
+    return Model(helper.make_model(graph), {"w": np.zeros(weight, np.float32)})
+
+
 def assert_rows(graph, output, bias=0.0):
     """Rows times matrix, plus `bias`, is what onnxruntime gives at some of the positions of the only layer."""
-    model = load_model(graph.model(output))
-    (node,) = model.proto.graph.node
-    layer = linear_node(node, model.weights)
-    weight = model.weights[layer.weight]
+    model = load(graph.model(output))
+    layer = layer_of(model)
+    weight = layer.weight.read(model)
     shape = [dim.dim_value or SAMPLES for dim in model.proto.graph.input[0].type.tensor_type.shape.dim]
     x = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
-    (found,) = run(open_session(model), {layer.data: x}, [layer.output])
+    (found,) = run(open_session(model), {layer.data: x}, [layer.name])
     total = position_count(found, layer)
     positions = np.random.default_rng(2).permutation(total)[: max(1, 2 * total // 3)]
     rows = sample_rows(layer, x, weight.shape[2:] if layer.is_convolution else (), positions, found.shape)
@@ -31,7 +47,7 @@ def assert_rows(graph, output, bias=0.0):
     expected = np.concatenate([r @ m.T for r, m in zip(rows, matrix, strict=True)], axis=1) + bias
     np.testing.assert_allclose(rows_at(found, layer, positions), expected, rtol=1e-4, atol=1e-5)
     again = layer.weight_like(matrix, weight)
-    assert again.dtype == weight.dtype and again.shape == weight.shape
+    assert again.shape == weight.shape
     np.testing.assert_allclose(again, weight, rtol=1e-6)
     return layer
 
@@ -122,8 +138,8 @@ def test_matmul(shape):
 
 def test_positions_may_repeat_and_come_in_any_order():
     graph = Builder()
-    model = load_model(graph.model(graph.conv(graph.input(("N", 3, 4, 5)), 3, 2)))
-    layer = linear_node(model.proto.graph.node[0], model.weights)
+    model = load(graph.model(graph.conv(graph.input(("N", 3, 4, 5)), 3, 2)))
+    layer = layer_of(model)
     x = np.random.default_rng(0).standard_normal((2, 3, 4, 5)).astype(np.float32)
     all_rows = sample_rows(layer, x, (3, 3), np.arange(40), (2, 2, 4, 5))
     some = np.array([39, 0, 7, 7, 21])
@@ -136,13 +152,14 @@ def test_weights_keep_their_type(dtype):
     kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
     x = graph.input(("N", 3), kind=kind)
     weight = graph.constant(graph.rng.standard_normal((3, 4)), dtype)
-    model = load_model(graph.model(graph.node("Gemm", x, weight, alpha=0.5)))
-    layer = linear_node(model.proto.graph.node[0], model.weights)
-    matrix = layer.matrix(model.weights[weight])
+    model = load(graph.model(graph.node("Gemm", x, weight, alpha=0.5)))
+    layer = layer_of(model)
+    before = layer.weight.read(model)
+    matrix = layer.matrix(before)
     assert matrix.dtype == np.float64 and matrix.shape == (1, 4, 3)
-    again = layer.weight_like(matrix, model.weights[weight])
-    assert again.dtype == dtype
-    np.testing.assert_array_equal(again, model.weights[weight])
+    layer.weight.write(model, layer.weight_like(matrix, before))
+    assert model.weights[weight].dtype == dtype
+    np.testing.assert_array_equal(model.weights[weight], before)
 
 
 @pytest.mark.parametrize(
@@ -158,7 +175,7 @@ def test_weights_keep_their_type(dtype):
 def test_what_one_output_reads(op, attributes, weight, channels, inputs):
     node = helper.make_node(op, ["x", "w"], ["y"], **attributes)
     value = np.zeros(weight, np.float32)
-    layer = linear_node(node, {"w": value})
+    layer = layer_of(node_and_weight(node, weight))
     assert (layer.channels_read(value), layer.inputs(value)) == (channels, inputs)
     assert layer.matrix(value).shape[2] == inputs
 
@@ -180,7 +197,7 @@ def test_forms_that_rows_do_not_describe(op, inputs, attributes, weight):
     if op == "Relu":
         inputs = ["x", "w"]  # a node of another kind, whatever it reads
     node = helper.make_node(op, inputs, ["y"], **attributes)
-    assert linear_node(node, {"w": np.zeros(weight, np.float32)}) is None
+    assert layer_of(node_and_weight(node, weight)) is None
 
 
 @pytest.mark.parametrize("rank", [1, 2, 3])
@@ -213,5 +230,5 @@ def test_transposed_convolutions(rank, options):
 def test_transposed_convolutions_that_rows_do_not_describe(attributes):
     graph = Builder()
     x = graph.input(("N", 4, 5, 6))
-    model = load_model(graph.model(graph.node("ConvTranspose", x, graph.weight(4, 3, 3, 3), **attributes)))
-    assert linear_node(model.proto.graph.node[0], model.weights) is None
+    model = load(graph.model(graph.node("ConvTranspose", x, graph.weight(4, 3, 3, 3), **attributes)))
+    assert layer_of(model) is None

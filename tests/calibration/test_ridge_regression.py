@@ -8,8 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lbyl_onnx.calibration import ridge_regression as moments_module
-from lbyl_onnx.calibration.ridge_regression import RIDGE, RowMoments, channel_statistics
+from lbyl_onnx.calibration import ridge_regression
+from lbyl_onnx.calibration.ridge_regression import RowMoments
+from lbyl_onnx.calibration.statistics import channel_statistics, within
+
+RIDGE = 1e-2
+"""What `solve` takes by default."""
 
 
 def gathered(x, y, cuts=()):
@@ -117,7 +121,7 @@ def test_rows_may_come_in_any_portions(portions, capacity):
     x, present = rng.standard_normal((2, count, 3)) + 4, rng.standard_normal((2, 2, 3))
     y = rng.standard_normal((count, 4))
     whole = gathered(x, y).solve(present, centred=True)
-    with mock.patch.object(moments_module, "CHUNK", capacity * 2 * (3 + 2)):
+    with mock.patch.object(ridge_regression, "CHUNK", capacity * 2 * (3 + 2)):
         parts = gathered(x, y, np.cumsum(portions)).solve(present, centred=True)
     np.testing.assert_allclose(parts.matrix, whole.matrix, atol=1e-4)
     np.testing.assert_allclose(parts.wanted.mean, y.mean(axis=0), atol=1e-5)
@@ -128,7 +132,7 @@ def test_a_covariance_that_rounding_left_indefinite(value):
     """The fit stays near the present weights."""
     present = np.array([[1.0, -2.0, 0.5]])
     gram = np.full((3, 3), value)
-    matrix, inverse_condition, ridge = moments_module._solve(gram, np.zeros((1, 3)), present)
+    matrix, inverse_condition, ridge = ridge_regression._solve(gram, np.zeros((1, 3)), present, RIDGE)
     assert ridge > 0 and 0 <= inverse_condition <= 1
     np.testing.assert_allclose(matrix @ (gram + ridge * np.eye(3)), ridge * present, rtol=1e-6, atol=1e-9)
 
@@ -181,7 +185,7 @@ def test_large_systems_are_solved_in_single_precision(monkeypatch):
     rng = np.random.default_rng(4)
     x, y, present = problem(rng, groups=2, rows=900, inputs=40)
     exact = gathered(x, y, (400,)).solve(present, centred=True).matrix
-    monkeypatch.setattr(moments_module, "SINGLE_PRECISION_FROM", 10)
+    monkeypatch.setattr(ridge_regression, "SINGLE_PRECISION_INPUTS", 10)
     rounded = gathered(x, y, (400,)).solve(present, centred=True).matrix
     assert (rounded != exact).any()
     np.testing.assert_allclose(rounded, exact, atol=1e-3)
@@ -234,9 +238,9 @@ def test_the_variance_of_large_maps_far_from_zero():
 
 def test_values_beyond_a_type_become_its_ends():
     value = np.array([1e6, -1e6, 2.5])
-    np.testing.assert_array_equal(moments_module.within(value, np.dtype(np.float16)), [65504, -65504, 2.5])
+    np.testing.assert_array_equal(within(value, np.dtype(np.float16)), [65504, -65504, 2.5])
     for dtype in (np.float32, ml_dtypes.bfloat16):
-        found = moments_module.within(value, np.dtype(dtype))
+        found = within(value, np.dtype(dtype))
         assert found.dtype == dtype and np.isfinite(found.astype(np.float32)).all()
 
 

@@ -8,24 +8,32 @@ from graphs import Builder
 from onnx import TensorProto
 
 from lbyl_onnx.calibration import samples as calibration
-from lbyl_onnx.calibration.samples import calibrate, parse_normalisation, parse_shapes
-from lbyl_onnx.calibration.synthetic import Normalisation, synthetic_inputs
+from lbyl_onnx.calibration import user_samples
+from lbyl_onnx.calibration.normalisation import normalised
+from lbyl_onnx.calibration.synthetic import synthetic_inputs
+from lbyl_onnx.cli.arguments import parse_normalisation, parse_shapes
 from lbyl_onnx.errors import UsageError
-from lbyl_onnx.model.file import load_model
+from lbyl_onnx.model.reading import load
 from lbyl_onnx.model.session import open_session, run
+from lbyl_onnx.options import Normalisation, SampleOptions
 
 
 def image_model(batch="N", channels=3, height=8, width=6, last=False, kind=TensorProto.FLOAT):
     shape = (batch, height, width, channels) if last else (batch, channels, height, width)
     graph = Builder()
-    return load_model(graph.model(graph.node("Cast", graph.input(shape, "image", kind), to=TensorProto.FLOAT)))
+    return load(graph.model(graph.node("Cast", graph.input(shape, "image", kind), to=TensorProto.FLOAT)))
 
 
 def model_of(**shapes):
     """A model with a float input for each shape; its only output is the sum of all their elements."""
     graph = Builder()
     sums = [graph.node("ReduceSum", graph.input(shape, name), keepdims=0) for name, shape in shapes.items()]
-    return load_model(graph.model(graph.node("Sum", *sums)))
+    return load(graph.model(graph.node("Sum", *sums)))
+
+
+def calibrate(model, source="synthetic", **options):
+    """Samples with these `SampleOptions`."""
+    return calibration.calibrate(model, source, SampleOptions(**options))
 
 
 def assert_runs(model, calibrated):
@@ -58,7 +66,9 @@ def test_synthetic_samples_are_the_default():
     calibrated = calibrate(model, samples=5, seed=3)
     scaled = "normalised by mean 0.485,0.456,0.406, std 0.229,0.224,0.225"
     assert calibrated.synthetic and calibrated.source == f"5 synthetic samples, seed 3, {scaled}"
-    np.testing.assert_array_equal(joined(calibrated, "image"), synthetic_inputs(model, 5, 3)["image"])
+    np.testing.assert_array_equal(
+        joined(calibrated, "image"), synthetic_inputs(model, 5, SampleOptions(seed=3))["image"]
+    )
     assert not np.array_equal(joined(calibrate(model, samples=5), "image"), joined(calibrated, "image"))
 
 
@@ -77,14 +87,14 @@ def test_default_sample_counts(monkeypatch, convolves, size, expected):
     """As many elements as 64 images of 224 x 224: from 64 to 512 samples, without convolutions to 8192."""
     drawn = []
 
-    def none_painted(model, samples, seed, shapes, normalisation):
+    def none_painted(model, samples, options):
         drawn.append(samples)
-        return {"image": np.broadcast_to(np.float32(0), (samples, *shapes["image"][1:]))}
+        return {"image": np.broadcast_to(np.float32(0), (samples, *options.shapes["image"][1:]))}
 
     monkeypatch.setattr(calibration, "synthetic_inputs", none_painted)
     graph = Builder()
     x = graph.input(("N", 3, *size), "image")
-    calibrated = calibrate(load_model(graph.model(graph.conv(x, 3, 2) if convolves else graph.node("Relu", x))))
+    calibrated = calibrate(load(graph.model(graph.conv(x, 3, 2) if convolves else graph.node("Relu", x))))
     assert drawn == [expected] == [count(calibrated)]
     batches = [batch["image"] for batch in calibrated.batches]
     assert all(len(batch) == 1 or batch.size <= calibration.BATCH_ELEMENTS for batch in batches)
@@ -93,10 +103,11 @@ def test_default_sample_counts(monkeypatch, convolves, size, expected):
 def test_shapes_and_normalisation_reach_the_generator():
     model = image_model(height="H", width="W")
     scaling = Normalisation((0.1, 0.2, 0.3), (0.5, 0.5, 0.5))
-    calibrated = calibrate(model, samples=2, shapes={"image": (1, 3, 16, 12)}, normalisation=scaling)
+    options = SampleOptions(samples=2, shapes={"image": (1, 3, 16, 12)}, normalisation=scaling)
+    calibrated = calibration.calibrate(model, "synthetic", options)
     images = joined(calibrated, "image")
     assert images.shape == (2, 3, 16, 12)
-    np.testing.assert_array_equal(images, synthetic_inputs(model, 2, 0, {"image": (1, 3, 16, 12)}, scaling)["image"])
+    np.testing.assert_array_equal(images, synthetic_inputs(model, 2, options)["image"])
     assert images.min() >= np.float32(-0.6) and images.max() <= np.float32(1.8)
 
 
@@ -177,7 +188,7 @@ def test_types_are_converted_where_that_loses_little():
     graph = Builder()
     table = graph.weight(10, 4)
     ids = graph.input(("N", 5), "ids", TensorProto.INT64)
-    model = load_model(graph.model(graph.node("Gather", table, ids)))
+    model = load(graph.model(graph.node("Gather", table, ids)))
     assert joined(calibrate(model, {"ids": np.ones((2, 5), np.int32)}), "ids").dtype == np.int64
     refused(model, {"ids": np.ones((2, 5), np.float32)}, "array 'ids' is float32, the model expects int64")
 
@@ -221,18 +232,17 @@ def test_a_number_of_samples_that_is_none(samples):
 
 @pytest.mark.parametrize("samples", [None, 3])
 def test_several_arrays(samples):
-    """Scalars, an input with its own number of rows, and arrays of unequal length."""
+    """Scalars, an input with its own number of rows; arrays of unequal length are refused."""
     model = model_of(a=("N", 4), scale=())
-    calibrated = calibrate(model, {"a": rows(5, 4), "scale": np.float32(2)}, samples)
+    calibrated = calibrate(model, {"a": rows(5, 4), "scale": np.float32(2)}, samples=samples)
     assert count(calibrated, "a") == (samples or 5)
     assert_runs(model, calibrated)
     model = model_of(a=(1, 4), b=(5, 4))
-    calibrated = calibrate(model, {"a": rows(4, 4), "b": rows(20, 4)}, samples)
+    calibrated = calibrate(model, {"a": rows(4, 4), "b": rows(20, 4)}, samples=samples)
     np.testing.assert_array_equal(joined(calibrated, "b"), rows(20, 4)[: 5 * (samples or 4)])
     assert_runs(model, calibrated)
     model = model_of(a=("N", 4), b=("N", 4))
-    calibrated = calibrate(model, {"a": rows(9, 4), "b": rows(7, 4)}, samples)
-    assert count(calibrated, "a") == count(calibrated, "b") == (samples or 7)
+    refused(model, {"a": rows(9, 4), "b": rows(7, 4)}, "differ in their number .*: a has 9, b has 7", samples=samples)
 
 
 # ---- folders of images
@@ -271,7 +281,7 @@ def test_of_many_images_some_are_taken_evenly(tmp_path, monkeypatch):
         paint(tmp_path, f"{number}.png", colour=(number, 0, 0))
     some = calibrate(image_model(), tmp_path, samples=3, normalisation=PLAIN)
     np.testing.assert_allclose(joined(some, "image")[:, 0, 3, 3] * 255, [0, 2, 4], atol=1e-4)
-    monkeypatch.setattr(calibration, "MAX_SAMPLES", 5)
+    monkeypatch.setattr(user_samples, "MAX_IMAGES", 5)
     assert joined(calibrate(image_model(), tmp_path), "image").shape[0] == 5
 
 
@@ -332,6 +342,7 @@ def test_corrupt_images(tmp_path, ending):
 
 
 def test_missing_pillow(tmp_path, monkeypatch):
+    (tmp_path / "a.png").write_bytes(b"never opened")
     monkeypatch.setitem(sys.modules, "PIL", None)
     refused(image_model(), tmp_path, r"needs Pillow: python -m pip install 'lbyl-onnx\[images\]'")
 
@@ -385,9 +396,8 @@ def test_parse_normalisation():
 
 @pytest.mark.parametrize(("low", "high"), [(0, 255), (-1, 1), (-127.5, 127.5), (0.25, 0.5)])
 def test_a_range_is_where_pixels_end_up(low, high):
-    images = parse_normalisation(None, None, f"{low},{high}").apply(
-        np.array([0, 1, 0.5], np.float32).reshape(3, 1, 1, 1)
-    )
+    pixels = np.array([0, 1, 0.5], np.float32).reshape(3, 1, 1, 1)
+    images = normalised(pixels, parse_normalisation(None, None, f"{low},{high}"))
     np.testing.assert_allclose(images.ravel(), [low, high, (low + high) / 2], rtol=1e-5, atol=1e-5)
 
 

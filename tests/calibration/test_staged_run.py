@@ -9,8 +9,11 @@ from onnx import TensorProto, helper, numpy_helper
 from lbyl_onnx.calibration import staged_run
 from lbyl_onnx.calibration.samples import Calibration
 from lbyl_onnx.calibration.staged_run import CalibratedRun, StagedRun
-from lbyl_onnx.model.file import load_model
+from lbyl_onnx.model.reading import load
 from lbyl_onnx.model.session import open_session, run
+from lbyl_onnx.options import RunOptions
+
+CPU = RunOptions("cpu")
 
 
 def batches_of(*sizes, shape=(3, 6, 5), name="x", seed=0):
@@ -34,7 +37,7 @@ def made(model):
 def assert_like_plain(model, batches, names=None):
     """Every tensor (or those named), reached one after the other, has the values of a plain run."""
     names = names or [name for name in made(model) if name not in model.weights]
-    stepwise_run = StagedRun(model, batches, "cpu")
+    stepwise_run = StagedRun(model, batches, CPU)
     try:
         for name, expected in zip(names, plain(model, batches, names), strict=True):
             stepwise_run.reach(name)
@@ -56,7 +59,7 @@ def residual():
     inner = graph.node("Relu", graph.conv(first, 4, 6, name="second"))
     second = graph.conv(inner, 6, 4, name="third")
     joined = graph.node("Concat", graph.node("Add", first, second), x, axis=1)
-    return load_model(graph.model(graph.conv(joined, 7, 2, name="last")))
+    return load(graph.model(graph.conv(joined, 7, 2, name="last")))
 
 
 def head():
@@ -70,7 +73,7 @@ def head():
     left, right = graph.nodes("Split", [flat, graph.constant([1, 3])], 2, axis=1)
     factor = graph.node("Constant", value=numpy_helper.from_array(np.float32(2)))
     joined = graph.node("Concat", right, graph.node("Mul", left, factor), axis=1)
-    return load_model(graph.model(graph.gemm(joined, 4, 3)))
+    return load(graph.model(graph.gemm(joined, 4, 3)))
 
 
 def with_subgraph():
@@ -87,7 +90,7 @@ def with_subgraph():
     then = branch("then", helper.make_node("MatMul", [hidden, weight], ["then_out"]))
     otherwise = branch("else", helper.make_node("Add", [hidden, x], ["else_out"]))
     chosen = graph.node("If", positive, then_branch=then, else_branch=otherwise)
-    return load_model(graph.model(graph.gemm(chosen, 4, 2)))
+    return load(graph.model(graph.gemm(chosen, 4, 2)))
 
 
 def test_a_residual_network():
@@ -111,7 +114,7 @@ def test_a_static_batch():
     graph = Builder()
     x = graph.conv(graph.input((1, 3, 6, 3)), 3, 4)
     flat = graph.node("Reshape", x, graph.constant([1, 72]))
-    assert_like_plain(load_model(graph.model(graph.gemm(flat, 72, 2))), batches_of(1, 1, 1, shape=(3, 6, 3)))
+    assert_like_plain(load(graph.model(graph.gemm(flat, 72, 2))), batches_of(1, 1, 1, shape=(3, 6, 3)))
 
 
 def test_scalars_several_inputs_and_other_types():
@@ -123,7 +126,7 @@ def test_scalars_several_inputs_and_other_types():
     mask = graph.node("Less", hidden, total)
     hidden = graph.node("Where", mask, graph.matmul(hidden, 4, 4), scale)
     half = graph.node("Cast", graph.matmul(hidden, 4, 2), to=TensorProto.FLOAT16)
-    model = load_model(graph.model(graph.node("Relu", half)))
+    model = load(graph.model(graph.node("Relu", half)))
     rng = np.random.default_rng(0)
     batches = [{"ids": rng.integers(0, 10, (2, 5)), "scale": np.array(value, np.float32)} for value in (0.5, 2.0)]
     assert_like_plain(model, batches)
@@ -139,7 +142,7 @@ def test_text_and_bfloat16_across_stretches(limit, monkeypatch):
     brain = graph.node("Cast", x, to=TensorProto.BFLOAT16)
     hidden = graph.conv(x, 3, 3)
     others = [graph.node("Cast", each, to=TensorProto.FLOAT) for each in (text, brain)]
-    model = load_model(graph.model(graph.node("Sum", hidden, *others)))
+    model = load(graph.model(graph.node("Sum", hidden, *others)))
     names = [name for name in made(model) if name not in (text, brain, *model.weights)]
     assert_like_plain(model, batches_of(2, 3, shape=(3, 6, 3)), names)
 
@@ -148,8 +151,8 @@ def test_a_tensor_is_approached_but_not_made():
     graph = Builder()
     hidden = graph.node("Relu", graph.conv(graph.input(("N", 3, 6, 3)), 3, 4))
     last = graph.conv(hidden, 4, 2, name="last")
-    model, batches = load_model(graph.model(last)), batches_of(2, shape=(3, 6, 3))
-    run = StagedRun(model, batches, "cpu")
+    model, batches = load(graph.model(last)), batches_of(2, shape=(3, 6, 3))
+    run = StagedRun(model, batches, CPU)
     try:
         run.approach(last)
         (found,) = run.values(hidden)
@@ -167,7 +170,7 @@ def test_sequences_across_stretches():
     inner = graph.conv(graph.node("Relu", x), 4, 4, name="inner")
     first = graph.node("SequenceAt", parts, graph.constant(1))
     joined = graph.node("ConcatFromSequence", parts, axis=1)
-    model = load_model(graph.model(graph.node("Sum", inner, first, joined)))
+    model = load(graph.model(graph.node("Sum", inner, first, joined)))
     names = [name for name in made(model) if name not in model.weights and name != parts]
     assert_like_plain(model, batches_of(2, 3, shape=(3, 6, 3)), names)
 
@@ -182,7 +185,7 @@ def test_sparse_weights():
     proto.graph.sparse_initializer.append(helper.make_sparse_tensor(values, indices, [4, 4]))
     node = next(node for node in proto.graph.node if "dense" in node.input)
     node.input[1] = "sparse"
-    assert_like_plain(load_model(proto), batches_of(2, shape=(4,)))
+    assert_like_plain(load(proto), batches_of(2, shape=(4,)))
 
 
 def test_half_precision_models():
@@ -190,9 +193,9 @@ def test_half_precision_models():
     x = graph.input(("N", 3, 6, 3), kind=TensorProto.FLOAT16)
     weight = graph.constant(graph.rng.standard_normal((4, 3, 3, 3)), np.float16)
     hidden = graph.node("Relu", graph.node("Conv", x, weight))
-    model = load_model(graph.model(graph.node("GlobalAveragePool", hidden)))
+    model = load(graph.model(graph.node("GlobalAveragePool", hidden)))
     batches = [{"x": batch["x"].astype(np.float16)} for batch in batches_of(2, 2, shape=(3, 6, 3))]
-    stepwise_run = StagedRun(model, batches, "cpu")
+    stepwise_run = StagedRun(model, batches, CPU)
     stepwise_run.reach(hidden)
     for found, expected in zip(stepwise_run.values(hidden), plain(model, batches, [hidden])[0], strict=True):
         assert found.dtype == np.float16
@@ -221,7 +224,7 @@ def test_files_hold_what_exceeds_the_limit_and_go_at_the_end(monkeypatch, tmp_pa
     given = sum(batch["x"].nbytes for batch in batches)
     one_value = 4 * 4 * 6 * 3 * 4
     monkeypatch.setattr(staged_run, "MEMORY_LIMIT", given + one_value)
-    stepwise_run = StagedRun(model, batches, "cpu")
+    stepwise_run = StagedRun(model, batches, CPU)
     stepwise_run.reach("first")
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert spilled(stepwise_run) == len(files) == 2
@@ -233,7 +236,7 @@ def test_files_hold_what_exceeds_the_limit_and_go_at_the_end(monkeypatch, tmp_pa
 
 def test_nothing_is_spilled_below_the_limit(tmp_path, monkeypatch):
     monkeypatch.setattr(staged_run.tempfile, "tempdir", str(tmp_path))
-    stepwise_run = StagedRun(residual(), batches_of(4, shape=(3, 6, 3)), "cpu")
+    stepwise_run = StagedRun(residual(), batches_of(4, shape=(3, 6, 3)), CPU)
     stepwise_run.reach("last")
     assert spilled(stepwise_run) == 0 and not list(tmp_path.rglob("*.npy"))
     stepwise_run.close()
@@ -242,7 +245,7 @@ def test_nothing_is_spilled_below_the_limit(tmp_path, monkeypatch):
 def test_values_are_forgotten_once_nothing_reads_them(monkeypatch):
     model = residual()
     monkeypatch.setattr(staged_run, "MEMORY_LIMIT", 0)
-    stepwise_run = StagedRun(model, batches_of(2, shape=(3, 6, 3)), "cpu")
+    stepwise_run = StagedRun(model, batches_of(2, shape=(3, 6, 3)), CPU)
     for name in made(model):
         stepwise_run.reach(name)
     (batch,) = stepwise_run._values
@@ -257,7 +260,7 @@ def test_what_is_given_stays(tmp_path, monkeypatch):
     (batch,) = batches_of(2, shape=(3, 6, 3))
     np.save(tmp_path / "mine.npy", batch["x"])
     mapped = np.load(tmp_path / "mine.npy", mmap_mode="r")
-    stepwise_run = StagedRun(residual(), [{"x": mapped}], "cpu")
+    stepwise_run = StagedRun(residual(), [{"x": mapped}], CPU)
     stepwise_run.reach("last")
     stepwise_run.update("last", np.negative)
     stepwise_run.finish()
@@ -271,7 +274,7 @@ def test_what_is_given_stays(tmp_path, monkeypatch):
 def test_weights_changed_ahead_take_effect():
     model, batches = residual(), batches_of(2, 2, shape=(3, 6, 3))
     changed = model.copy()
-    stepwise_run = StagedRun(changed, batches, "cpu")
+    stepwise_run = StagedRun(changed, batches, CPU)
     stepwise_run.reach("second")
     weight = next(node.input[1] for node in changed.proto.graph.node if node.output[0] == "third")
     changed.replace(weight, 3 * changed.weights[weight])
@@ -290,9 +293,9 @@ def test_values_changed_on_the_way_take_effect(limit, monkeypatch):
     monkeypatch.setattr(staged_run, "MEMORY_LIMIT", limit)
     graph = Builder()
     hidden = graph.conv(graph.input(), 3, 4, name="first")
-    model = load_model(graph.model(graph.node("Relu", hidden)))
+    model = load(graph.model(graph.node("Relu", hidden)))
     batches = batches_of(2, 3, shape=(3, 6, 3))
-    stepwise_run = StagedRun(model, batches, "cpu")
+    stepwise_run = StagedRun(model, batches, CPU)
     stepwise_run.reach("first")
     stepwise_run.update("first", lambda value: 2 * value + 1)
     last = made(model)[-1]
@@ -312,7 +315,7 @@ def test_stops_are_called_once_in_order_before_their_node():
 
     stops = {nodes.index("third"), nodes.index("second"), 0}
     batches = batches_of(2, 1, shape=(3, 6, 3))
-    stepwise_run = StagedRun(model, batches, "cpu", stops, before)
+    stepwise_run = StagedRun(model, batches, CPU, stops, before)
     stepwise_run.reach("second")
     assert [index for index, _ in calls] == sorted(stops)[:2]
     stepwise_run.reach("second")
@@ -338,7 +341,7 @@ def normalised(shared=False, identity=False):
     x = graph.node("BatchNormalization", x, *vectors, name="bn1")
     x = graph.conv(graph.node("Relu", x), 4, 4, name="second")
     own = vectors if shared else [graph.positive(4) for _ in range(4)]
-    return load_model(graph.model(graph.node("BatchNormalization", x, *own, name="bn2")))
+    return load(graph.model(graph.node("BatchNormalization", x, *own, name="bn2")))
 
 
 @pytest.mark.parametrize(
@@ -348,7 +351,7 @@ def test_synthetic_samples_are_normalised_by_their_own_statistics(options):
     model = normalised(**options)
     before = model.to_proto().SerializeToString(deterministic=True)
     batches = batches_of(5, 2, shape=(3, 6, 3))
-    calibrated = CalibratedRun(model, Calibration(batches, True, "synthetic"), "cpu")
+    calibrated = CalibratedRun(model, Calibration(batches, True, "synthetic"), CPU)
     for conv, name in (("first", "bn1"), ("second", "bn2")):
         node = next(node for node in model.proto.graph.node if node.output[0] == name)
         gamma, beta = (dict(zip(node.input, _vectors(model, node), strict=False))[slot] for slot in node.input[1:3])
@@ -369,9 +372,9 @@ def test_statistics_beyond_half_precision_end_at_its_range():
     graph = Builder()
     x = graph.input(("N", 2, 4, 4), kind=TensorProto.FLOAT16)
     vectors = [graph.constant(np.ones(2), np.float16) for _ in range(4)]
-    model = load_model(graph.model(graph.node("BatchNormalization", x, *vectors, name="bn")))
+    model = load(graph.model(graph.node("BatchNormalization", x, *vectors, name="bn")))
     values = np.random.default_rng(0).standard_normal((8, 2, 4, 4)) * np.array([1, 2000]).reshape(2, 1, 1)
-    calibrated = CalibratedRun(model, Calibration([{"x": values.astype(np.float16)}], True, ""), "cpu")
+    calibrated = CalibratedRun(model, Calibration([{"x": values.astype(np.float16)}], True, ""), CPU)
     calibrated.run.reach("bn")
     calibrated.run.close()
     assert calibrated.normalised == {"x"} and calibrated.statistics["bn"].variance[1] > 1e6
@@ -390,7 +393,7 @@ def _vectors(model, node):
 
 def test_real_samples_use_the_running_statistics():
     model, batches = normalised(), batches_of(3, 2, shape=(3, 6, 3))
-    calibrated = CalibratedRun(model, Calibration(batches, False, "given"), "cpu")
+    calibrated = CalibratedRun(model, Calibration(batches, False, "given"), CPU)
     calibrated.run.reach("bn2")
     for found, expected in zip(calibrated.run.values("bn2"), plain(model, batches, ["bn2"])[0], strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
@@ -402,8 +405,8 @@ def test_batch_normalisation_of_vectors_and_of_channels_that_do_not_vary():
     graph = Builder()
     weight = graph.constant(np.concatenate([np.zeros((1, 6)), graph.rng.standard_normal((3, 6))]))
     hidden = graph.node("Gemm", graph.input(("N", 6)), weight, graph.positive(4), transB=1, name="first")
-    model = load_model(graph.model(graph.batch_norm(hidden, 4)))
-    calibrated = CalibratedRun(model, Calibration(batches_of(64, shape=(6,)), True, ""), "cpu")
+    model = load(graph.model(graph.batch_norm(hidden, 4)))
+    calibrated = CalibratedRun(model, Calibration(batches_of(64, shape=(6,)), True, ""), CPU)
     output = model.proto.graph.output[0].name
     calibrated.run.reach(output)
     (found,) = calibrated.run.values(output)
@@ -420,10 +423,10 @@ def test_batches_that_lag_behind_catch_up(front):
     graph = Builder(seed=5)
     stem = graph.node("Relu", graph.conv(graph.input(("N", 3, 6, 5)), 3, 4))
     hidden = graph.node("Relu", graph.conv(stem, 4, 4))
-    model = load_model(graph.model(graph.node("Add", stem, graph.node("Sigmoid", hidden))))
+    model = load(graph.model(graph.node("Add", stem, graph.node("Sigmoid", hidden))))
     batches = batches_of(4, 4, 2)
     names = [name for name in made(model) if name not in model.weights]
-    lagging_run = StagedRun(model, batches, "cpu", front=front)
+    lagging_run = StagedRun(model, batches, CPU, front=front)
     try:
         for index, (name, expected) in enumerate(zip(names, plain(model, batches, names), strict=True)):
             lagging = index % 3 != 2

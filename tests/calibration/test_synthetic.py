@@ -7,19 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, TypeProto, helper, numpy_helper
 
-from lbyl_onnx.calibration import synthetic
-from lbyl_onnx.calibration.synthetic import (
-    InputSpec,
-    Normalisation,
-    concrete_shapes,
-    dead_leaves,
-    input_specs,
-    scaling,
-    synthetic_inputs,
-)
+from lbyl_onnx.calibration import dead_leaves as dead_leaves_module
+from lbyl_onnx.calibration.dead_leaves import dead_leaves
+from lbyl_onnx.calibration.inputs import InputSpec, concrete_shapes, input_specs
+from lbyl_onnx.calibration.normalisation import normalised, scaling
+from lbyl_onnx.calibration.synthetic import synthetic_inputs
 from lbyl_onnx.errors import ModelError, UsageError
-from lbyl_onnx.model.file import load_model
+from lbyl_onnx.model.reading import load
 from lbyl_onnx.model.session import feed_batches, open_session, run
+from lbyl_onnx.options import Normalisation, SampleOptions
 
 
 def model_with(*inputs, nodes=None, weights=None, output_rank=None):
@@ -31,7 +27,7 @@ def model_with(*inputs, nodes=None, weights=None, output_rank=None):
     output = helper.make_tensor_value_info("y", kind, shape)
     initializers = [numpy_helper.from_array(array, name) for name, array in (weights or {}).items()]
     graph = helper.make_graph(nodes, "graph", values, [output], initializers)
-    return load_model(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
+    return load(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
 
 
 def spec(*shape, name="x", dtype=np.float32):
@@ -85,9 +81,9 @@ def test_normalisation_defaults_and_application():
     assert Normalisation.default(3).mean == (0.485, 0.456, 0.406)
     assert Normalisation.default(1) == Normalisation((0.5,), (0.5,))
     images = np.full((2, 3, 4, 4), 0.5, np.float32)
-    normalised = Normalisation((0.1, 0.2, 0.3), (0.5, 1.0, 2.0)).apply(images)
-    np.testing.assert_allclose(normalised[1, :, 0, 0], [0.8, 0.3, 0.1], rtol=1e-6)
-    assert normalised.dtype == np.float32
+    found = normalised(images, Normalisation((0.1, 0.2, 0.3), (0.5, 1.0, 2.0)))
+    np.testing.assert_allclose(found[1, :, 0, 0], [0.8, 0.3, 0.1], rtol=1e-6)
+    assert found.dtype == np.float32
 
 
 @pytest.mark.parametrize(
@@ -167,10 +163,10 @@ def test_given_shapes_override_and_are_checked():
 
 def test_elongated_images_have_a_bounded_number_of_leaves(monkeypatch):
     painted = []
-    leaf = synthetic._leaf
-    monkeypatch.setattr(synthetic, "_leaf", lambda *given: painted.append(1) or leaf(*given))
+    leaf = dead_leaves_module._leaf
+    monkeypatch.setattr(dead_leaves_module, "_leaf", lambda *given: painted.append(1) or leaf(*given))
     assert dead_leaves(1, 1, 4, 900).shape == (1, 1, 4, 900)
-    assert len(painted) == synthetic.LEAVES_PER_SQUARE * synthetic.MOST_SQUARES
+    assert len(painted) == dead_leaves_module.LEAVES_PER_SQUARE * dead_leaves_module.MOST_SQUARES
 
 
 def test_scaling_is_said_in_words():
@@ -191,7 +187,7 @@ def test_images_are_normalised_and_channels_last_is_respected():
     restored = first * np.reshape((0.229, 0.224, 0.225), (3, 1, 1)) + np.reshape((0.485, 0.456, 0.406), (3, 1, 1))
     assert first.dtype == np.float32 and first.min() < -0.5 and restored.min() > -1e-6 and restored.max() < 1 + 1e-6
     model = model_with(("x", TensorProto.FLOAT, ["N", 3, 16, 16]))
-    raw = synthetic_inputs(model, 8, normalisation=Normalisation((0,) * 3, (1,) * 3))["x"]
+    raw = synthetic_inputs(model, 8, SampleOptions(normalisation=Normalisation((0,) * 3, (1,) * 3)))["x"]
     np.testing.assert_allclose(raw, restored, atol=1e-6)
 
 
@@ -263,7 +259,7 @@ def test_other_inputs():
 def test_seed_and_shapes():
     model = model_with(("x", TensorProto.FLOAT, ["N", 3, "H", "W"]))
     shapes = {"x": (1, 3, 12, 20)}
-    one, same, other = (synthetic_inputs(model, 2, seed, shapes)["x"] for seed in (7, 7, 8))
+    one, same, other = (synthetic_inputs(model, 2, SampleOptions(shapes=shapes, seed=seed))["x"] for seed in (7, 7, 8))
     assert one.shape == (2, 3, 12, 20)
     np.testing.assert_array_equal(one, same)
     assert not np.array_equal(one, other)

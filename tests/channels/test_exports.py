@@ -7,7 +7,7 @@ import pytest
 from graphs import Builder, assert_equivalent, between, check, prune
 from onnx import TensorProto, helper, numpy_helper
 
-from lbyl_onnx.model.file import load_model
+from lbyl_onnx.model.reading import load
 
 
 def newest_opset():
@@ -229,7 +229,7 @@ def with_functions():
 
 def test_functions_are_inlined():
     proto = with_functions()
-    model = load_model(proto)
+    model = load(proto)
     assert [node.op_type for node in model.proto.graph.node].count("Conv") == 2
     assert [node.name for node in model.proto.graph.node if node.op_type == "Relu"][1] == "between"
     pruned = prune(model, ratio=0.5)

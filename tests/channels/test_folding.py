@@ -5,27 +5,27 @@ import onnx
 import pytest
 from graphs import Builder
 
-from lbyl_onnx.channels.folding import LayerReader
+from lbyl_onnx.channels.folding import FoldedReader
 from lbyl_onnx.channels.groups import analyse
 from lbyl_onnx.channels.probe import probe
-from lbyl_onnx.model.file import load_model
+from lbyl_onnx.model.reading import load
 from lbyl_onnx.model.session import open_session, run
 
 FILTERS = 8
 
 
 def read(proto, producer="producer"):
-    model = load_model(proto)
+    model = load(proto)
     groups = analyse(model, probe(model)).groups
     group = next(group for group in groups if group.name == producer)
-    return LayerReader(model).read(group, group.producers[0])
+    return FoldedReader(model).read(group.producers[0])
 
 
 def assert_folded(proto, output):
     """The layer ends in tensor `output` and has its values (kernels of size 1, channels on axis 1)."""
     layer = read(proto)
     assert layer.output == output
-    exposed = load_model(proto)
+    exposed = load(proto)
     if output not in {value.name for value in proto.graph.output}:
         exposed.proto.graph.output.append(onnx.ValueInfoProto(name=output))
     shape = [dim.dim_value or 2 for dim in proto.graph.input[0].type.tensor_type.shape.dim]
@@ -86,7 +86,7 @@ def test_affine_operators_are_folded(follow, bias):
 def test_batch_normalisation_leaves_its_scale():
     proto, _ = convolution(AFFINE["BN"])
     layer = read(proto)
-    model = load_model(proto)
+    model = load(proto)
     node = next(node for node in proto.graph.node if node.op_type == "BatchNormalization")
     np.testing.assert_array_equal(layer.gamma, model.weights[node.input[1]])
     variance = model.weights[node.input[4]].astype(np.float64)
@@ -215,7 +215,7 @@ def test_kernels_are_flattened_filter_by_filter():
     graph = Builder()
     hidden = graph.conv(graph.input(), 3, FILTERS, name="producer")
     proto = graph.model(graph.conv(hidden, FILTERS, 4))
-    weight = load_model(proto).weights[proto.graph.node[0].input[1]]
+    weight = load(proto).weights[proto.graph.node[0].input[1]]
     np.testing.assert_array_equal(read(proto).filters, weight.reshape(FILTERS, 27))
 
 
@@ -223,3 +223,62 @@ def test_a_computed_weight_is_not_read():
     graph = Builder()
     hidden = graph.node("Conv", graph.input(), graph.node("Neg", graph.weight(FILTERS, 3, 1, 1)), name="producer")
     assert read(graph.model(graph.conv(hidden, FILTERS, 4))) is None
+
+
+def test_constants_behind_a_cast_are_read_as_the_operator_sees_them():
+    graph = Builder()
+
+    def stored(*shape):
+        half = graph.constant(graph.rng.uniform(0.5, 1.5, shape), np.float16)
+        return graph.node("Cast", half, to=onnx.TensorProto.FLOAT)
+
+    hidden = graph.node("Conv", graph.input(), stored(FILTERS, 3, 1, 1), stored(FILTERS), name="producer")
+    normalised = graph.node("BatchNormalization", hidden, *(stored(FILTERS) for _ in range(4)))
+    layer = assert_folded(graph.model(graph.conv(normalised, FILTERS, 4)), normalised)
+    assert layer.constants == {f"constant_{number}" for number in range(6)}
+
+
+# ---- the one layer that makes a group's channels
+
+
+def single(proto, producer="producer"):
+    model = load(proto)
+    groups = analyse(model, probe(model)).groups
+    return FoldedReader(model).single(next(group for group in groups if group.name == producer))
+
+
+def test_a_single_producer():
+    proto, followed = convolution(AFFINE["BN"])
+    layer = single(proto)
+    assert layer.output == followed and layer.filters.shape == (FILTERS, 3)
+
+
+def test_several_producers():
+    graph = Builder()
+    x = graph.input()
+    first, second = (graph.conv(x, 3, FILTERS, (1, 1), name=name) for name in ("first", "second"))
+    proto = graph.model(graph.conv(graph.node("Add", first, second), FILTERS, 4))
+    assert single(proto, "first") == "several producers make these channels"
+
+
+def test_a_single_producer_whose_weight_others_read():
+    graph = Builder()
+    weight = graph.weight(FILTERS, 3, 1, 1)
+    hidden = graph.node("Conv", graph.input(), weight, name="producer")
+    other = graph.node("ReduceMax", weight, keepdims=0)
+    proto = graph.model(graph.node("Add", graph.conv(graph.node("Relu", hidden), FILTERS, 4), other))
+    assert single(proto) == "the weight of 'producer' is shared with other nodes"
+
+
+def test_a_single_producer_whose_weight_is_computed():
+    graph = Builder()
+    hidden = graph.node("Conv", graph.input(), graph.node("Neg", graph.weight(FILTERS, 3, 1, 1)), name="producer")
+    assert single(graph.model(graph.conv(hidden, FILTERS, 4))) == "the weight of 'producer' is computed"
+
+
+def test_a_unit_of_several_filters():
+    """Whole blocks go together where DepthToSpace makes one channel of four."""
+    graph = Builder()
+    hidden = graph.conv(graph.input(), 3, FILTERS, (1, 1), name="producer")
+    large = graph.node("DepthToSpace", hidden, blocksize=2)
+    assert single(graph.model(graph.conv(large, FILTERS // 4, 4))) == "a unit has several filters"

@@ -5,13 +5,15 @@ import pytest
 from graphs import Builder
 from onnx import TensorProto, helper
 
+from lbyl_onnx.calibration.synthetic import synthetic_inputs
 from lbyl_onnx.channels.probe import MAX_VALUE_SIZE, probe
+from lbyl_onnx.compression import compress
 from lbyl_onnx.errors import ModelError, NothingToRemove, UsageError
-from lbyl_onnx.model.file import load_model
+from lbyl_onnx.model.reading import load
 
 
 def facts(graph, *outputs):
-    return probe(load_model(graph.model(*outputs)))
+    return probe(load(graph.model(*outputs)))
 
 
 def convolved(shape, **attributes):
@@ -61,7 +63,7 @@ def test_weights_are_known():
     graph = Builder()
     small, large = graph.weight(3, 4, name="small"), graph.weight(MAX_VALUE_SIZE + 1, 3, name="large")
     product = graph.node("MatMul", graph.input(("N", MAX_VALUE_SIZE + 1)), large)
-    model = load_model(graph.model(graph.node("MatMul", product, small)))
+    model = load(graph.model(graph.node("MatMul", product, small)))
     found = probe(model).tensors
     np.testing.assert_array_equal(found["small"].value, model.weights["small"])
     assert not found["small"].varies.any()
@@ -139,7 +141,7 @@ def test_an_optional_output_that_is_left_out():
         helper.make_graph([node], "graph", [entry], [output]), opset_imports=[helper.make_opsetid("", 17)]
     )
     proto.ir_version = 8
-    assert set(probe(load_model(proto)).tensors) == {"x", "y"}
+    assert set(probe(load(proto)).tensors) == {"x", "y"}
 
 
 def test_constants_that_are_declared_as_inputs_are_not_fed():
@@ -147,13 +149,13 @@ def test_constants_that_are_declared_as_inputs_are_not_fed():
     weight = graph.weight(4, 2, name="weight")
     proto = graph.model(graph.node("MatMul", graph.input(("N", 4)), weight, name="y"))
     proto.graph.input.append(helper.make_tensor_value_info("weight", TensorProto.FLOAT, [4, 2]))
-    found = probe(load_model(proto))
+    found = probe(load(proto))
     assert found.tensors["weight"].shape == (4, 2) and found.tensors["y"].dynamic == (True, False)
 
 
 def test_a_model_that_onnxruntime_refuses():
     graph = Builder()
-    model = load_model(graph.model(graph.matmul(graph.input((2, 4)), 4, 3)))
+    model = load(graph.model(graph.matmul(graph.input((2, 4)), 4, 3)))
     (name,) = model.weights
     model.replace(name, np.ones((5, 3), np.float32))
     with pytest.raises(ModelError, match="MatMul"):
@@ -168,11 +170,27 @@ def test_a_model_that_no_made_up_input_suits():
         facts(graph, square)
 
 
+@pytest.mark.parametrize("shape", [(1, 2**33), ("N", 2**33), (2**33, 3)], ids=str)
+def test_an_input_too_large_to_feed(shape):
+    """More bytes than any run could take are not asked for."""
+    graph = declared(shape)
+    for refused in (probe, lambda model: synthetic_inputs(model, 2), compress):
+        with pytest.raises(ModelError, match=r"input 'x' is \(.*8589934592.*\), .* GiB for one run"):
+            refused(load(graph))
+
+
+def declared(shape):
+    """A Relu of an input of this shape, which is too large to be tried."""
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "graph", values[:1], values[1:])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
 def test_sizes_that_are_given():
     """Declared dynamic, but the Gemm behind Flatten takes one size only, and not the default."""
     graph = Builder()
     hidden = graph.conv(graph.input(("N", 3, "H", "W")), 3, 2, name="hidden")
-    model = load_model(graph.model(graph.gemm(graph.node("Flatten", hidden), 2 * 6 * 5, 4)))
+    model = load(graph.model(graph.gemm(graph.node("Flatten", hidden), 2 * 6 * 5, 4)))
     with pytest.raises(NothingToRemove, match="try sizes"):
         probe(model)
     found = probe(model, {"x": (1, 3, 6, 5)})
@@ -183,7 +201,7 @@ def test_sizes_that_are_given():
 
 
 def test_the_model_is_left_alone():
-    model = load_model(size_arithmetic(("N", 4, "L"))[0].model("reshaped"))
+    model = load(size_arithmetic(("N", 4, "L"))[0].model("reshaped"))
     before = model.to_proto().SerializeToString(deterministic=True)
     probe(model)
     assert model.to_proto().SerializeToString(deterministic=True) == before

@@ -9,8 +9,8 @@ from conftest import ROOT
 from lbyl_onnx.channels import propagation as trace
 from lbyl_onnx.channels.groups import analyse
 from lbyl_onnx.channels.probe import probe
-from lbyl_onnx.model.file import load_model
 from lbyl_onnx.model.initializers import unshare
+from lbyl_onnx.model.reading import load
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def network():
 
 
 def analysed(proto):
-    model = unshare(load_model(proto))[0]
+    model = unshare(load(proto))[0]
     return analyse(model, probe(model))
 
 
@@ -52,7 +52,7 @@ def test_one_pass_where_nothing_is_ambiguous(network, monkeypatch):
 
 
 def test_weights_are_not_copied(network):
-    model = load_model(network(100, 16))
+    model = load(network(100, 16))
     working = unshare(model)[0]
     analysis = analyse(working, probe(working))
     for name, array in model.weights.items():

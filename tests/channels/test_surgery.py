@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import pytest
 from conftest import ROOT, shared_files
-from graphs import Builder, assert_equivalent, between, check, prune, prune_shared
+from graphs import Builder, assert_equivalent, between, check, plan_for, prune, prune_shared
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from masking import masked
@@ -16,8 +16,7 @@ from onnx import TensorProto, helper
 from lbyl_onnx.channels.groups import analyse
 from lbyl_onnx.channels.probe import probe
 from lbyl_onnx.channels.surgery import cut
-from lbyl_onnx.model.file import load_model
-from lbyl_onnx.selection.plan import Selection, choose
+from lbyl_onnx.model.reading import load
 
 settings.register_profile("ci", max_examples=300, deadline=None, derandomize=True)
 settings.register_profile("explore", max_examples=2000, deadline=None)
@@ -152,7 +151,7 @@ MODELS = [*sorted((ROOT / "models").glob("*.onnx")), *shared_files("models")]
 @pytest.mark.parametrize("scope", ["chains", "all"])
 @pytest.mark.parametrize("path", MODELS, ids=lambda path: path.stem)
 def test_trained_models_equal_their_masked_originals(path: Path, scope):
-    pruned = prune_shared(load_model(path), scope=scope)
+    pruned = prune_shared(load(path), scope=scope)
     assert not pruned.kept.all()
     assert_equivalent(pruned)
 
@@ -181,7 +180,7 @@ def test_names_types_dynamic_axes_opsets_and_metadata_stay():
 
 
 def test_the_analysed_model_stays_as_it_is():
-    model = load_model(between(lambda graph, x: x))
+    model = load(between(lambda graph, x: x))
     before = model.to_proto().SerializeToString()
     prune(model)
     assert model.to_proto().SerializeToString() == before
@@ -189,18 +188,18 @@ def test_the_analysed_model_stays_as_it_is():
 
 def test_keeping_everything_changes_nothing():
     proto = between(lambda graph, x: graph.conv(x, 8, 8, group=8))
-    model = load_model(proto)
+    model = load(proto)
     analysis = analyse(model, probe(model))
     same = cut(analysis, np.ones(analysis.classes.count, bool))
     assert same.to_proto().SerializeToString() == model.to_proto().SerializeToString()
 
 
 def test_values_come_from_the_model_that_is_given():
-    model = load_model(between(lambda graph, x: x))
+    model = load(between(lambda graph, x: x))
     analysis = analyse(model, probe(model))
-    kept = choose(analysis, Selection(0.5, "random")).kept
+    kept = plan_for(analysis, ratio=0.5, criterion="random").kept
     doubled = model.copy()
-    name = analysis.groups[0].producers[0].weight
+    name = analysis.groups[0].producers[0].weight.name
     doubled.replace(name, 2 * model.weights[name])
     np.testing.assert_array_equal(cut(analysis, kept, doubled).weights[name], 2 * cut(analysis, kept).weights[name])
 

@@ -7,7 +7,7 @@ import pytest
 from conftest import shared, shared_files
 from graphs import assert_equivalent, prune_shared
 
-from lbyl_onnx.model.file import load_model
+from lbyl_onnx.model.reading import load
 
 
 def materialized(path: Path):
@@ -15,7 +15,7 @@ def materialized(path: Path):
     spec = importlib.util.spec_from_file_location("zoo", shared("tools", "zoo.py"))
     zoo = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(zoo)
-    return load_model(zoo.materialize(str(path)))
+    return load(zoo.materialize(str(path)))
 
 
 @pytest.mark.slow

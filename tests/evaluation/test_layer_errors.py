@@ -9,16 +9,19 @@ from graphs import Builder
 
 from lbyl_onnx import compression
 from lbyl_onnx.calibration.samples import Calibration
-from lbyl_onnx.channels.folding import LayerReader
+from lbyl_onnx.channels.folding import FoldedReader
 from lbyl_onnx.channels.groups import analyse
 from lbyl_onnx.channels.probe import probe
 from lbyl_onnx.compression import compress
-from lbyl_onnx.errors import ModelError
+from lbyl_onnx.errors import MeasurementFailed
 from lbyl_onnx.evaluation import layer_errors
-from lbyl_onnx.evaluation.layer_errors import LayerErrors, channel_fit, error_energies
-from lbyl_onnx.model.file import load_model
+from lbyl_onnx.evaluation.layer_errors import channel_fit, error_energies
+from lbyl_onnx.evaluation.records import LayerErrors
+from lbyl_onnx.evaluation.validation import validate
+from lbyl_onnx.model.reading import load
 from lbyl_onnx.model.session import open_session, run
-from lbyl_onnx.restoration.lbyl import METHODS, RESTORERS, Strength
+from lbyl_onnx.options import PruneOptions
+from lbyl_onnx.restoration import RESTORATIONS
 
 TERMS = ("residual_error", "batch_norm_error", "activation_error", "reconstruction_error")
 CNN = ROOT / "models" / "digits_cnn.onnx"
@@ -40,7 +43,7 @@ def halves(inputs):
 
 
 def terms(group):
-    return [getattr(group, name) for name in TERMS]
+    return [getattr(group.errors, name) for name in TERMS]
 
 
 def dense(weight, bias, activation="Relu"):
@@ -101,15 +104,17 @@ def test_a_replacement_by_hand(offset, expected):
     assert found == pytest.approx([*expected, 10 / 3], abs=1e-7)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", RESTORATIONS)
 def test_without_activation_there_is_no_activation_error(method):
     rng = np.random.default_rng(0)
     model = dense(rng.standard_normal((8, 5)), rng.standard_normal(8), activation=None)
     _, (group,) = measured(model, restore=method, given={"x": rng.standard_normal((200, 5)).astype(np.float32)})
-    assert group.activation_error == 0
-    assert group.residual_error + group.batch_norm_error == pytest.approx(group.reconstruction_error, rel=1e-4)
+    assert group.errors.activation_error == 0
+    assert group.errors.residual_error + group.errors.batch_norm_error == pytest.approx(
+        group.errors.reconstruction_error, rel=1e-4
+    )
     if method == "none":
-        assert group.reconstruction_error == pytest.approx(1)
+        assert group.errors.reconstruction_error == pytest.approx(1)
 
 
 @pytest.mark.parametrize("method", ["lbyl", "neuron-merging", "moments"])
@@ -121,11 +126,11 @@ def test_redundant_channels_leave_nothing(method):
     layer = np.vstack([layer, factors * layer])
     options = {"lambda1": 0, "lambda2": 0, "given": {"x": rng.standard_normal((400, 5)).astype(np.float32)}}
     _, (group,) = measured(dense(layer[:, :5], layer[:, 5]), restore=method, **options)
-    assert group.restored == method
+    assert group.outcome.restored == method
     assert max(terms(group)) < (1e-4 if method == "moments" else 1e-10)
-    assert group.ware < (5e-2 if method == "moments" else 1e-5)
+    assert group.errors.ware < (5e-2 if method == "moments" else 1e-5)
     _, (plain,) = measured(dense(layer[:, :5], layer[:, 5]), **options)
-    assert plain.reconstruction_error == pytest.approx(1) and min(*terms(plain), plain.ware) > 1e-2
+    assert plain.errors.reconstruction_error == pytest.approx(1) and min(*terms(plain), plain.errors.ware) > 1e-2
 
 
 def convolutions(middle=None):
@@ -133,7 +138,7 @@ def convolutions(middle=None):
     graph = Builder(seed=5)
     hidden = graph.node("Relu", graph.batch_norm(graph.conv(graph.input(("N", 3, 8, 6)), 3, 8, name="producer"), 8))
     hidden = middle(graph, hidden) if middle else hidden
-    return load_model(graph.model(graph.conv(hidden, 8, 4, name="consumer")))
+    return load(graph.model(graph.conv(hidden, 8, 4, name="consumer")))
 
 
 def images(count=20, seed=0):
@@ -157,31 +162,30 @@ def test_the_definitions_on_a_convolution(method, middle):
     compressed, (group,) = measured(model, restore=method, criterion="random", given=images())
     removed = removed_units(model, compressed)
     assert removed.sum() == 4 and 0 < removed[:4].sum() < 4
-    assert (group.restored or "none") == method
+    assert (group.outcome.restored or "none") == method
     normalised, relu = (node.output[0] for node in model.proto.graph.node[1:3])
     before, after = (rows(value) for value in values(model, [normalised, relu], images()))
     mixing = np.zeros((4, 4))
     if method != "none":
         analysis = analyse(model, probe(model))
-        layer = LayerReader(model).single(analysis.groups[0])
-        strength = Strength(compression.DEFAULT_LAMBDA1, compression.DEFAULT_LAMBDA2)
-        mixing = RESTORERS[method](layer, np.flatnonzero(~removed), np.flatnonzero(removed), strength)
+        layer = FoldedReader(model).single(analysis.groups[0])
+        mixing = RESTORATIONS[method].mixer(layer, np.flatnonzero(~removed), np.flatnonzero(removed), PruneOptions())
         assert mixing.any()
     assert terms(group) == pytest.approx(by_hand(before, after, removed, mixing), rel=1e-4)
-    assert group.activation_error > 0.01
+    assert group.errors.activation_error > 0.01
 
 
 def test_synthetic_samples_are_normalised_by_their_own_statistics():
     """Then mean and variance of n are β and γ², whatever the samples: RE and BE of removing without restoring."""
     graph = Builder(seed=5)
     hidden = graph.batch_norm(graph.conv(graph.input(("N", 3, 8, 6)), 3, 8, name="producer"), 8)
-    model = load_model(graph.model(graph.conv(hidden, 8, 4, name="consumer")))
+    model = load(graph.model(graph.conv(hidden, 8, 4, name="consumer")))
     compressed, (group,) = measured(model, criterion="random", samples=300)
     removed = removed_units(model, compressed)
     gamma, beta = (model.weights[name][removed].astype(np.float64) for name in model.proto.graph.node[1].input[1:3])
     energy = (gamma**2).sum() + (beta**2).sum()
-    assert group.residual_error == pytest.approx((gamma**2).sum() / energy, rel=0.05)
-    assert group.batch_norm_error == pytest.approx((beta**2).sum() / energy, rel=0.05)
+    assert group.errors.residual_error == pytest.approx((gamma**2).sum() / energy, rel=0.05)
+    assert group.errors.batch_norm_error == pytest.approx((beta**2).sum() / energy, rel=0.05)
 
 
 def test_consumers_with_different_inputs_count_together():
@@ -189,7 +193,7 @@ def test_consumers_with_different_inputs_count_together():
     graph = Builder(seed=5)
     hidden = graph.conv(graph.input(("N", 3, 8, 6)), 3, 8, name="producer")
     relu = graph.node("Relu", hidden)
-    model = load_model(graph.model(graph.conv(hidden, 8, 4, name="plain"), graph.conv(relu, 8, 4, name="bent")))
+    model = load(graph.model(graph.conv(hidden, 8, 4, name="plain"), graph.conv(relu, 8, 4, name="bent")))
     compressed, (group,) = measured(model, criterion="random", given=images())
     removed = removed_units(model, compressed)
     before, after = (rows(value)[:, removed] for value in values(model, [hidden, relu], images()))
@@ -208,8 +212,10 @@ def test_few_rows_are_taken_at_the_same_positions(monkeypatch):
     _, (full,) = measured(model, given=images(80))
     monkeypatch.setattr(layer_errors, "MAX_ROWS", 500)
     _, (few,) = measured(model, given=images(80))
-    assert few.activation_error == 0 == full.activation_error
-    assert few.residual_error != full.residual_error and few.residual_error == pytest.approx(full.residual_error, 0.2)
+    assert few.errors.activation_error == 0 == full.errors.activation_error
+    assert few.errors.residual_error != full.errors.residual_error and few.errors.residual_error == pytest.approx(
+        full.errors.residual_error, 0.2
+    )
 
 
 # ---- what cannot be measured
@@ -221,18 +227,29 @@ def pooled(graph, x):
 
 def test_between_other_positions_the_activation_has_no_error_of_its_own():
     _, (group,) = measured(convolutions(pooled), restore="lbyl", given=images())
-    assert group.activation_error is None and group.restored == "lbyl"
-    assert min(group.residual_error, group.batch_norm_error, group.reconstruction_error, group.ware) > 0
+    assert group.errors.activation_error is None and group.outcome.restored == "lbyl"
+    assert (
+        min(
+            group.errors.residual_error,
+            group.errors.batch_norm_error,
+            group.errors.reconstruction_error,
+            group.errors.ware,
+        )
+        > 0
+    )
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", RESTORATIONS)
 def test_flatten_in_front_of_a_matrix(method):
     graph = Builder(seed=5)
     hidden = graph.node("Relu", graph.conv(graph.input(("N", 3, 8, 6)), 3, 8, name="producer"))
     model = graph.model(graph.gemm(graph.node("Flatten", pooled(graph, hidden)), 96, 4))
     _, (group,) = measured(model, restore=method, given=images(200))
-    assert group.activation_error is None and min(group.residual_error, group.batch_norm_error, group.ware) > 0
-    assert (group.reconstruction_error == pytest.approx(1)) == (method == "none")
+    assert (
+        group.errors.activation_error is None
+        and min(group.errors.residual_error, group.errors.batch_norm_error, group.errors.ware) > 0
+    )
+    assert (group.errors.reconstruction_error == pytest.approx(1)) == (method == "none")
 
 
 def test_what_a_method_leaves_alone_counts_as_removed():
@@ -240,7 +257,11 @@ def test_what_a_method_leaves_alone_counts_as_removed():
     model = convolutions(lambda graph, x: graph.node("PRelu", x, graph.positive(8, 1, 1)))
     _, (group,) = measured(model, restore="lbyl", given=images())
     _, (plain,) = measured(model, given=images())
-    assert group.restored is None and terms(group) == terms(plain) and group.reconstruction_error == pytest.approx(1)
+    assert (
+        group.outcome.restored is None
+        and terms(group) == terms(plain)
+        and group.errors.reconstruction_error == pytest.approx(1)
+    )
 
 
 def test_channels_of_several_producers():
@@ -249,14 +270,14 @@ def test_channels_of_several_producers():
     both = graph.node("Add", graph.conv(x, 3, 8, name="producer"), graph.conv(x, 3, 8))
     model = graph.model(graph.conv(graph.node("Relu", both), 8, 4))
     _, (group,) = measured(model, scope="all", given=images())
-    assert terms(group) == [None] * 4 and group.ware > 0
+    assert terms(group) == [None] * 4 and group.errors.ware > 0
 
 
 def test_values_that_are_not_finite():
     rng = np.random.default_rng(0)
     model = dense(rng.standard_normal((8, 5)), rng.standard_normal(8), activation="Log")
     _, (group,) = measured(model, given={"x": rng.standard_normal((50, 5)).astype(np.float32)})
-    assert (*terms(group), group.ware) == (None,) * 5
+    assert (*terms(group), group.errors.ware) == (None,) * 5
 
 
 # ---- the fit that stands for moments
@@ -287,7 +308,7 @@ def test_ware_of_a_layer_that_loses_channels_itself():
     graph = Builder(seed=3)
     hidden = graph.node("Relu", graph.gemm(graph.input(("N", 5)), 5, 8, name="first"))
     hidden = graph.node("Relu", graph.gemm(hidden, 8, 6, name="second"))
-    model = load_model(graph.model(graph.gemm(hidden, 6, 3, name="last")))
+    model = load(graph.model(graph.gemm(hidden, 6, 3, name="last")))
     x = {"x": graph.rng.standard_normal((50, 5)).astype(np.float32)}
     compressed, groups = measured(model, restore="lbyl", given=x)
     before, after = (each.weights[each.proto.graph.node[2].input[2]] for each in (model, compressed))
@@ -296,7 +317,7 @@ def test_ware_of_a_layer_that_loses_channels_itself():
     for group, name in zip(groups, ("second", "last"), strict=True):
         (old,), (new,) = (values(each, [name], x) for each in (model, compressed))
         old = old[:, kept] if name == "second" else old
-        assert group.ware == pytest.approx(np.abs(new - old).sum() / np.abs(old).sum(), rel=1e-4)
+        assert group.errors.ware == pytest.approx(np.abs(new - old).sum() / np.abs(old).sum(), rel=1e-4)
 
 
 @pytest.mark.parametrize("normalised", [False, True])
@@ -305,10 +326,10 @@ def test_ware_on_the_same_samples_is_that_of_the_output(normalised):
     graph = Builder(seed=5)
     hidden = graph.node("Relu", graph.conv(graph.input(("N", 3, 8, 6)), 3, 8, name="producer"))
     hidden = graph.conv(hidden, 8, 4, name="consumer")
-    model = load_model(graph.model(graph.batch_norm(hidden, 4) if normalised else hidden))
+    model = load(graph.model(graph.batch_norm(hidden, 4) if normalised else hidden))
     compressed, (group,) = measured(model, restore="lbyl", given=images())
-    (output,) = compression.validate(model, compressed, images(), "cpu").outputs
-    assert group.ware == pytest.approx(output.ware, rel=1e-4) and output.ware > 0
+    (output,) = validate(model, compressed, images(), "cpu").outputs
+    assert group.errors.ware == pytest.approx(output.ware, rel=1e-4) and output.ware > 0
 
 
 # ---- in the report
@@ -318,7 +339,7 @@ def test_only_where_asked_for():
     for restore, sampled in (("lbyl", False), ("moments", True)):
         report = compress(CNN, 0.4, restore=restore, criterion="l2", validation=False).report
         assert (report.calibration is not None) == sampled
-        assert all((*terms(group), group.ware) == (None,) * 5 for group in report.groups)
+        assert all((*terms(group), group.errors.ware) == (None,) * 5 for group in report.groups)
 
 
 def test_the_report_in_json():
@@ -326,25 +347,25 @@ def test_the_report_in_json():
     record = json.loads(report.to_json())
     assert record["calibration"] == report.calibration is not None
     for group, found in zip(report.groups, record["groups"], strict=True):
-        expected = (*terms(group), group.ware)
-        assert expected == tuple(found[name] for name in (*TERMS, "ware"))
+        expected = (*terms(group), group.errors.ware)
+        assert expected == tuple(found["errors"][name] for name in (*TERMS, "ware"))
         untouched = group.units_after == group.units_before
-        assert all((value is None) == untouched for value in (group.residual_error, group.ware))
+        assert all((value is None) == untouched for value in (group.errors.residual_error, group.errors.ware))
 
 
 def test_a_failure_is_a_warning(monkeypatch):
     def fail(*_):
-        raise ModelError("no such kernel")
+        raise MeasurementFailed("no such kernel")
 
     monkeypatch.setattr(compression, "measure_errors", fail)
     result = compress(CNN, 0.4, restore="lbyl", criterion="l2", validation=False, layer_errors=True)
     assert result.report.warnings == ("the errors of single layers cannot be measured (no such kernel)",)
-    assert LayerErrors().ware is None and all(group.ware is None for group in result.report.groups)
+    assert LayerErrors().ware is None and all(group.errors.ware is None for group in result.report.groups)
 
 
 def test_methods_on_a_real_network():
     path = shared("models", "resnet20_cifar10.onnx")
-    found = {method: measured(path, 0.3, method, samples=64)[1] for method in METHODS}
+    found = {method: measured(path, 0.3, method, samples=64)[1] for method in RESTORATIONS}
     assert len(found["none"]) == 9
     numbers = {method: np.array([terms(group) for group in groups]) for method, groups in found.items()}
     assert all(np.isfinite(value).all() and (value >= 0).all() for value in numbers.values())
@@ -352,5 +373,5 @@ def test_methods_on_a_real_network():
     assert (numbers["lbyl"][:, 0] < numbers["none"][:, 0]).all()
     for method in ("none", "lbyl", "neuron-merging"):
         assert (numbers["moments"][:, 3] < numbers[method][:, 3]).all()
-    wares = {method: np.array([group.ware for group in groups]) for method, groups in found.items()}
+    wares = {method: np.array([group.errors.ware for group in groups]) for method, groups in found.items()}
     assert (wares["moments"] < wares["none"]).all()

@@ -6,16 +6,16 @@ from graphs import Builder
 from onnx import TensorProto, helper, numpy_helper
 
 from lbyl_onnx.calibration.samples import calibrate
-from lbyl_onnx.calibration.synthetic import Normalisation
 from lbyl_onnx.errors import ModelError, UsageError, ValidationFailed
-from lbyl_onnx.evaluation import validation
+from lbyl_onnx.evaluation import comparison, latency, output_errors, validation
 from lbyl_onnx.evaluation.validation import validate
-from lbyl_onnx.model.file import load_model
+from lbyl_onnx.model.reading import load
+from lbyl_onnx.options import Normalisation, SampleOptions
 
 
 @pytest.fixture(autouse=True)
 def short_latencies(monkeypatch):
-    monkeypatch.setattr(validation, "LATENCY_SECONDS", 0.02)
+    monkeypatch.setattr(latency, "LATENCY_SECONDS", 0.02)
 
 
 def proto_of(nodes, inputs, outputs, weights=None):
@@ -53,9 +53,9 @@ def test_identical_models():
 
 
 def test_measures_follow_their_definitions_over_all_slices(monkeypatch):
-    monkeypatch.setattr(validation, "BATCH_LIMIT", 7)
-    monkeypatch.setattr(validation, "ONE_BY_ONE", 7)
-    monkeypatch.setattr(validation, "CHUNK", 5)
+    monkeypatch.setattr(comparison, "BATCH_LIMIT", 7)
+    monkeypatch.setattr(comparison, "ONE_BY_ONE", 7)
+    monkeypatch.setattr(output_errors, "CHUNK", 5)
     x, weight = logits(), np.array([1.0, 0.5, -2.0], np.float32)
     (output,) = validate(scaled(), scaled(weight), {"x": x}).outputs
     old, new = x.astype(np.float64), (x * weight).astype(np.float64)
@@ -105,8 +105,27 @@ def test_static_batch_drops_the_remainder_and_its_labels():
         validate(scaled(batch=4), scaled(batch=4), {"x": x[:3]})
 
 
+@pytest.mark.parametrize(
+    ("batch", "samples", "expected"), [("N", 7, 7), ("N", 99, 40), (4, 6, 4), (4, 2, 4), (4, 8, 8)]
+)
+def test_given_samples_are_taken_up_to_a_number(batch, samples, expected):
+    x = logits()
+    labels = x.argmax(axis=1)
+    labels[expected:] = (labels[expected:] + 1) % 3
+    result = validate(scaled(batch=batch), scaled(batch=batch), {"x": x, "labels": labels}, samples=samples)
+    assert (result.samples, result.outputs[0].shape, result.accuracy_before) == (expected, (expected, 3), 1)
+
+
+def test_what_has_no_effect_on_given_samples_is_said():
+    options = {"seed": 3, "shapes": {"x": (1, 3)}, "normalisation": Normalisation((0.5,), (0.5,))}
+    told = validate(scaled(), scaled(), {"x": logits()}, **options).warnings
+    assert len(told) == 3 and all("no effect" in line for line in told)
+    assert validate(scaled(), scaled(), {"x": logits()}, samples=3).warnings == ()
+    assert validate(scaled(), scaled(), **options).warnings == ()
+
+
 def test_a_dynamic_batch_in_name_only_is_run_one_by_one(monkeypatch):
-    monkeypatch.setattr(validation, "ONE_BY_ONE", 7)
+    monkeypatch.setattr(comparison, "ONE_BY_ONE", 7)
     model = proto_of(
         [helper.make_node("Reshape", ["x", "shape"], ["y"])],
         [("x", TensorProto.FLOAT, ["N", 3])],
@@ -229,8 +248,9 @@ def test_inputs_of_different_length_and_no_samples():
 
 
 def test_made_up_samples_are_none_of_the_calibration():
-    model = load_model(scaled())
-    made_up, calibrated = validation._made_up(model, 4, 0, None, None), calibrate(model, samples=4)
+    model = load(scaled())
+    options = SampleOptions(samples=4)
+    made_up, calibrated = validation._made_up(model, options), calibrate(model, "synthetic", options)
     (x,) = made_up.inputs.values()
     assert not np.isin(x, calibrated.batches[0]["x"]).any()
 
@@ -242,7 +262,7 @@ def test_made_up_images_are_of_the_size_and_scale_asked_for():
     options = {"shapes": {"x": (1, 3, 6, 5)}, "normalisation": Normalisation((0.0,), (1 / 255,))}
     (output,) = validate(model, model, **options).outputs
     assert output.shape == (16, 4) and output.max_error == 0
-    large = validation._made_up(load_model(model), 4, 0, **options).inputs["x"]
+    large = validation._made_up(load(model), SampleOptions(samples=4, **options)).inputs["x"]
     assert large.shape == (4, 3, 6, 5) and large.min() >= 0 and 100 < large.max() <= 255
 
 
@@ -277,31 +297,31 @@ def in_turns(monkeypatch, before, after):
         order.append(session)
         return [], next(durations[session])
 
-    monkeypatch.setattr(validation, "_timed", timed)
+    monkeypatch.setattr(latency, "timed", timed)
     return order
 
 
 def test_latency_takes_turns_and_stops(monkeypatch):
     order = in_turns(monkeypatch, [9, 0.003, 0.001, 0.002, 8], [9, 0.006, 0.005, 0.004, 8])
-    monkeypatch.setattr(validation, "LATENCY_SECONDS", 0)
-    assert validation._latencies("before", "after", {}, []) == pytest.approx((2, 5))
+    monkeypatch.setattr(latency, "LATENCY_SECONDS", 0)
+    assert latency.latencies("before", "after", {}, []) == pytest.approx((2, 5))
     assert order == ["before", "after"] * 4
 
 
 def test_latency_counts_the_runs_of_the_comparison(monkeypatch):
     order = in_turns(monkeypatch, [0.003], [0.004])
-    monkeypatch.setattr(validation, "LATENCY_SECONDS", 30)
+    monkeypatch.setattr(latency, "LATENCY_SECONDS", 30)
     compared = [(9, 9), (0.001, 0.006), (0.002, 0.005)]
-    assert validation._latencies("before", "after", {}, [*compared, (9, 9)]) == pytest.approx((2, 6))
+    assert latency.latencies("before", "after", {}, [*compared, (9, 9)]) == pytest.approx((2, 6))
     assert not order
-    monkeypatch.setattr(validation, "LATENCY_SECONDS", 0)
-    assert validation._latencies("before", "after", {}, compared) == pytest.approx((2, 5))
+    monkeypatch.setattr(latency, "LATENCY_SECONDS", 0)
+    assert latency.latencies("before", "after", {}, compared) == pytest.approx((2, 5))
     assert order == ["before", "after"]
 
 
 def test_few_samples_are_compared_and_timed_one_by_one(monkeypatch):
     taken = []
-    monkeypatch.setattr(validation, "_latencies", lambda *given: taken.append(len(given[3])) or (1.0, 1.0))
+    monkeypatch.setattr(validation, "latencies", lambda *given: taken.append(len(given[3])) or (1.0, 1.0))
     for count in (5, 65):
         assert validate(scaled(), scaled(0.5), {"x": logits(count)}).samples == count
     assert taken == [5, 1]

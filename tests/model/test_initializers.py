@@ -8,8 +8,8 @@ from graphs import Builder, assert_equivalent, prune
 from onnx import helper
 
 from lbyl_onnx.compression import compress
-from lbyl_onnx.model.file import load_model
 from lbyl_onnx.model.initializers import reshare, unshare
+from lbyl_onnx.model.reading import load
 
 
 def shared_bias(ir_version=8, through="", bias=None):
@@ -33,7 +33,7 @@ def serialized(model):
 @pytest.mark.parametrize("ir_version", [3, 8])
 @pytest.mark.parametrize("through", ["", "Identity"])
 def test_without_surgery_the_round_trip_changes_nothing(ir_version, through):
-    model = load_model(shared_bias(ir_version, through))
+    model = load(shared_bias(ir_version, through))
     before = serialized(model)
     copied, origins = unshare(model)
     assert origins == {"bias_copy1": "bias"}
@@ -49,7 +49,7 @@ def test_every_reader_but_the_first_gets_a_copy():
     x = graph.input()
     for inputs in (3, 8, 8):
         x = graph.node("Conv", x, graph.weight(8, inputs, 1, 1), bias)
-    copied, origins = unshare(load_model(graph.model(x)))
+    copied, origins = unshare(load(graph.model(x)))
     read = [node.input[2] for node in copied.proto.graph.node]
     assert read == ["bias", *origins] and set(origins.values()) == {"bias"}
     for name in origins:
@@ -61,7 +61,7 @@ def test_a_node_that_reads_a_vector_twice_needs_no_copy():
     ones, zeros = graph.constant(np.ones(8, np.float32)), graph.constant(np.zeros(8, np.float32))
     hidden = graph.conv(graph.input(), 3, 8)
     hidden = graph.node("BatchNormalization", hidden, ones, zeros, zeros, ones)
-    assert unshare(load_model(graph.model(hidden)))[1] == {}
+    assert unshare(load(graph.model(hidden)))[1] == {}
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_other_constants_stay_shared(value):
     graph = Builder()
     constant = graph.constant(value)
     outputs = [graph.node("Identity", constant), graph.node("Abs", constant)]
-    model = load_model(graph.model(*outputs))
+    model = load(graph.model(*outputs))
     copied, origins = unshare(model)
     assert origins == {} and serialized(copied) == serialized(model)
 
@@ -83,7 +83,7 @@ def test_vectors_of_any_rank(shape):
     graph = Builder()
     vector = graph.constant(np.ones(shape, np.float32))
     outputs = [graph.node("Neg", vector), graph.node("Abs", vector)]
-    assert len(unshare(load_model(graph.model(*outputs)))[1]) == 1
+    assert len(unshare(load(graph.model(*outputs)))[1]) == 1
 
 
 def test_names_of_copies_are_new():
@@ -92,7 +92,7 @@ def test_names_of_copies_are_new():
     for node in proto.graph.node:
         node.input[:] = ["bias_copy1" if name == taken else name for name in node.input]
         node.output[:] = ["bias_copy1" if name == taken else name for name in node.output]
-    assert unshare(load_model(proto))[1] == {"bias_copy1_": "bias"}
+    assert unshare(load(proto))[1] == {"bias_copy1_1": "bias"}
 
 
 def pruned_by_compress(proto):
@@ -117,7 +117,7 @@ def test_copies_that_come_to_differ_stay_apart():
 
 def test_layers_are_pruned_apart():
     """Taken literally, one bias would tie the units of both layers."""
-    model = load_model(shared_bias())
+    model = load(shared_bias())
     copied, _ = unshare(model)
     tied, free = (prune(source).analysis.groups for source in (model, copied))
     assert len(tied[0].producers) == 2 and [len(group.producers) for group in free] == [1, 1, 1]
@@ -126,7 +126,7 @@ def test_layers_are_pruned_apart():
 @pytest.mark.parametrize("ratio", [0.0, 0.3])
 def test_a_model_as_exported(ratio):
     """digits_resnet shares biases of normalisations between a branch and its shortcut, through Identity nodes."""
-    model = load_model(ROOT / "models" / "digits_resnet.onnx")
+    model = load(ROOT / "models" / "digits_resnet.onnx")
     copied, origins = unshare(model)
     assert origins
     pruned = prune(copied, ratio)

@@ -1,31 +1,32 @@
+"""onnxruntime sessions: weights of every kind, batches, providers, versions and operators that it does not know."""
+
+from pathlib import Path
+
 import ml_dtypes
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from graphs import Builder
 from onnx import TensorProto, helper, numpy_helper
 
+from lbyl_onnx.compression import compress
 from lbyl_onnx.errors import ModelError, UsageError
-from lbyl_onnx.model import session
-from lbyl_onnx.model.file import load_model
-from lbyl_onnx.model.session import (
-    feed_batches,
-    open_session,
-    resolve_provider,
-    run,
-    run_batches,
-    static_batches,
-)
+from lbyl_onnx.model import providers, session
+from lbyl_onnx.model.reading import load
+from lbyl_onnx.model.session import feed_batches, open_session, run, run_batches, static_batches
+from lbyl_onnx.model.writing import save
+from lbyl_onnx.options import RunOptions
 
 
-def model_of(nodes, inputs, outputs, weights=None, ir_version=8):
+def model_of(nodes, inputs, outputs, weights=None, domains=("",)):
     def values(items):
         return [helper.make_tensor_value_info(name, kind, shape) for name, kind, shape in items]
 
     initializers = [numpy_helper.from_array(array, name) for name, array in (weights or {}).items()]
     graph = helper.make_graph(nodes, "graph", values(inputs), values(outputs), initializers)
-    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=ir_version)
-    return load_model(proto)
+    opsets = [helper.make_opsetid(domain, 1 if domain else 17) for domain in domains]
+    return load(helper.make_model(graph, opset_imports=opsets, ir_version=8))
 
 
 def linear(batch="N", features=64, seed=0):
@@ -143,15 +144,19 @@ def test_selected_outputs_in_the_order_asked_for():
     assert [float(value[0]) for value in run(open_session(model), {"x": -x}, ["z", "y"])] == [2, -2]
 
 
+def provider_for(name):
+    return providers.resolve(RunOptions(name)).provider
+
+
 def test_providers_without_cuda(monkeypatch):
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
-    session._cuda_starts.cache_clear()
-    assert resolve_provider("auto") == resolve_provider("cpu") == "cpu"
+    providers._cuda_starts.cache_clear()
+    assert provider_for("auto") == provider_for("cpu") == "cpu"
     with pytest.raises(UsageError, match="install onnxruntime-gpu in place of onnxruntime"):
-        open_session(linear(), "cuda")
+        open_session(linear(), RunOptions("cuda"))
     with pytest.raises(UsageError, match="'tpu' is unknown"):
-        resolve_provider("tpu")
-    session._cuda_starts.cache_clear()
+        provider_for("tpu")
+    providers._cuda_starts.cache_clear()
 
 
 def test_a_cuda_provider_that_silently_falls_back_is_not_accepted(monkeypatch):
@@ -160,11 +165,11 @@ def test_a_cuda_provider_that_silently_falls_back_is_not_accepted(monkeypatch):
     opened = ort.InferenceSession
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
     monkeypatch.setattr(ort, "InferenceSession", lambda proto, options, providers: opened(proto, options))
-    session._cuda_starts.cache_clear()
-    assert resolve_provider("auto") == "cpu"
+    providers._cuda_starts.cache_clear()
+    assert provider_for("auto") == "cpu"
     with pytest.raises(UsageError, match="does not start"):
-        resolve_provider("cuda")
-    session._cuda_starts.cache_clear()
+        provider_for("cuda")
+    providers._cuda_starts.cache_clear()
 
 
 def test_dynamic_batches_are_cut_at_the_limit_and_joined_again():
@@ -216,8 +221,135 @@ def test_weights_may_be_memory_mapped_and_outlive_the_model(tmp_path):
         location="m.data",
         size_threshold=0,
     )
-    mapped = load_model(tmp_path / "m.onnx")
+    mapped = load(tmp_path / "m.onnx")
     assert isinstance(mapped.weights["w"], np.memmap) or isinstance(mapped.weights["w"].base, np.memmap)
     session = open_session(mapped)
     del mapped
     np.testing.assert_allclose(run(session, {"x": x})[0], expected, rtol=1e-3, atol=1e-3)
+
+
+# ---- newer versions of the format
+
+
+def newest_ir():
+    """A version that this onnx writes and this onnxruntime does not read yet."""
+    proto = linear().to_proto()
+    proto.ir_version = onnx.IR_VERSION
+    try:
+        ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    except Exception as error:
+        assert "IR version" in str(error)
+        return onnx.IR_VERSION
+    pytest.skip("onnxruntime reads the newest IR version")
+
+
+def test_a_model_of_a_newer_ir_version_than_onnxruntime_reads_is_run():
+    model, x = linear(), samples(3)
+    model.proto.ir_version = 1000
+    (y,) = run(open_session(model), {"x": x})
+    np.testing.assert_allclose(y, x @ model.weights["w"] + model.weights["b"], rtol=1e-5, atol=1e-5)
+    assert model.proto.ir_version == 1000
+
+
+def test_a_model_of_a_newer_ir_version_is_saved_with_its_own(tmp_path):
+    model = linear()
+    model.proto.ir_version = newest_ir()
+    run(open_session(model), {"x": samples(1)})
+    save(model, tmp_path / "out.onnx")
+    assert onnx.load(tmp_path / "out.onnx").ir_version == onnx.IR_VERSION
+    assert load(tmp_path / "out.onnx").proto.ir_version == onnx.IR_VERSION
+
+
+def test_a_model_of_a_newer_ir_version_is_compressed():
+    graph = Builder()
+    hidden = graph.node("Relu", graph.conv(graph.input(), 3, 8, name="producer"))
+    proto = graph.model(graph.conv(hidden, 8, 4, name="consumer"))
+    proto.ir_version = newest_ir()
+    result = compress(proto, 0.5)
+    assert result.model.ir_version == onnx.IR_VERSION
+    assert result.report.groups[0].units_after == 4 and result.report.validation is not None
+
+
+# ---- operators of others
+
+
+def twisted(domain, op="Twist"):
+    """An operator of another domain, with two outputs, between two products."""
+    weights = {name: np.random.default_rng(0).standard_normal((4, 4)).astype(np.float32) for name in "ab"}
+    nodes = [
+        helper.make_node("MatMul", ["x", "a"], ["hidden"]),
+        helper.make_node(op, ["hidden"], ["negative", "positive"], "twist", domain=domain),
+        helper.make_node("MatMul", ["positive", "b"], ["y"]),
+    ]
+    entry, result = (("x", TensorProto.FLOAT, ["N", 4]), ("y", TensorProto.FLOAT, ["N", 4]))
+    return model_of(nodes, [entry], [result], weights, ("", domain))
+
+
+def test_an_operator_of_a_foreign_domain_is_named():
+    expected = (
+        r"^model: node 'twist' is a Twist of the operator domain 'my\.ops', which onnxruntime does not have; .*"
+        r"--custom-ops-library PATH, custom_ops_library=PATH"
+    )
+    for attempt in (open_session, compress):
+        with pytest.raises(ModelError, match=expected) as caught:
+            attempt(twisted("my.ops"))
+        assert "\n" not in str(caught.value)
+
+
+def test_a_foreign_operator_in_a_subgraph_is_named():
+    branch = helper.make_graph(
+        [helper.make_node("Twist", ["x"], ["inner"], "twist", domain="my.ops")],
+        "branch",
+        [],
+        [helper.make_tensor_value_info("inner", TensorProto.FLOAT, [1])],
+    )
+    model = model_of(
+        [helper.make_node("If", ["c"], ["y"], "if", then_branch=branch, else_branch=branch)],
+        [("c", TensorProto.BOOL, []), ("x", TensorProto.FLOAT, [1])],
+        [("y", TensorProto.FLOAT, [1])],
+        domains=("", "my.ops"),
+    )
+    with pytest.raises(ModelError, match=r"node 'twist' is a Twist of the operator domain 'my\.ops'"):
+        open_session(model)
+
+
+def test_a_library_that_does_not_help_is_not_asked_for_again(extensions):
+    with pytest.raises(ModelError, match=r"onnxruntime refuses the model: .*Twist"):
+        open_session(twisted("my.ops"), RunOptions(custom_ops_library=extensions))
+
+
+@pytest.fixture
+def extensions():
+    return pytest.importorskip("onnxruntime_extensions").get_library_path()
+
+
+def test_operators_of_a_registered_library_run(extensions):
+    model, x = twisted("ai.onnx.contrib", "NegPos"), samples(5, 4)
+    with pytest.raises(ModelError, match=r"a NegPos of the operator domain 'ai\.onnx\.contrib'.*custom_ops_library"):
+        open_session(model)
+    (y,) = run(open_session(model, RunOptions(custom_ops_library=extensions)), {"x": x})
+    expected = np.maximum(x @ model.weights["a"], 0) @ model.weights["b"]
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_model_that_needs_a_library_is_compressed(extensions):
+    """The operator itself has no rule: what goes into it stays whole, other layers are compressed."""
+    proto = twisted("ai.onnx.contrib", "NegPos").to_proto()
+    weights = {"c": np.ones((4, 8)), "d": np.ones((8, 4))}
+    proto.graph.initializer.extend(numpy_helper.from_array(a.astype(np.float32), n) for n, a in weights.items())
+    proto.graph.node.append(helper.make_node("MatMul", ["y", "c"], ["wide"], "free"))
+    proto.graph.node.append(helper.make_node("MatMul", ["wide", "d"], ["z"], "last"))
+    proto.graph.output[0].name = "z"
+    groups = compress(proto, 0.5, custom_ops_library=extensions).report.groups
+    assert {group.name: (group.units_before, group.units_after) for group in groups}["free"] == (8, 4)
+    assert "no rule" in next(group.frozen_reason for group in groups if group.name == "hidden")
+
+
+@pytest.mark.parametrize("name", ["missing.so", "text.so"])
+def test_a_library_that_is_none(tmp_path, name):
+    (tmp_path / "text.so").write_text("no library")
+    library = Path(tmp_path, name)
+    reason = "is no file" if name == "missing.so" else "cannot be registered"
+    with pytest.raises(UsageError, match=rf"^custom_ops_library '.*{name}' {reason}") as caught:
+        open_session(linear(), RunOptions(custom_ops_library=str(library)))
+    assert "\n" not in str(caught.value)

@@ -3,20 +3,8 @@
 import numpy as np
 import pytest
 
-from lbyl_onnx.restoration.channel_regression import mixed_weight, repeats
-
-
-def test_repeats():
-    """Three channels of two features each, whatever their order."""
-    found = repeats(np.array([5, 2, 9, 2, 5, 9]))
-    np.testing.assert_array_equal(found.features, [[1, 3], [0, 4], [2, 5]])
-    values = np.arange(12).reshape(2, 6)
-    np.testing.assert_array_equal(found.rows(values), [[1, 0, 2], [3, 4, 5], [7, 6, 8], [9, 10, 11]])
-
-
-@pytest.mark.parametrize("classes", [[], [1, 1, 2]], ids=str)
-def test_uneven_repeats(classes):
-    assert repeats(np.array(classes, int)) is None
+from lbyl_onnx.channels.features import channel_features
+from lbyl_onnx.restoration.channel_regression import mixed_weight
 
 
 @pytest.mark.parametrize("axis", [0, 1])
@@ -25,13 +13,22 @@ def test_mixed_weight(axis):
     rng = np.random.default_rng(0)
     classes = np.array([0, 1, 2, 0, 1, 2, 0, 1, 2])
     left = classes != 1
-    before, after = repeats(classes), repeats(classes[left])
+    before, after = channel_features(classes), channel_features(classes[left])
     mixing = rng.standard_normal((3, 2))
     weight = rng.standard_normal((9, 4) if axis == 0 else (4, 9)).astype(np.float32)
     kept = rng.standard_normal((5, 6))
     whole = np.empty((5, 9))
-    whole[:, before.features] = np.einsum("uk,nkr->nur", mixing, kept[:, after.features])
+    whole[:, before] = np.einsum("uk,nkr->nur", mixing, kept[:, after])
     mixed = mixed_weight(weight, axis, before, after, mixing)
-    assert mixed.dtype == np.float32 and mixed.shape == ((6, 4) if axis == 0 else (4, 6))
+    assert mixed.dtype == np.float64 and mixed.shape == ((6, 4) if axis == 0 else (4, 6))
     read = (lambda rows, matrix: rows @ matrix) if axis == 0 else (lambda rows, matrix: rows @ matrix.T)
-    np.testing.assert_allclose(read(kept, mixed), read(whole, weight), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(read(kept, mixed), read(whole, weight), rtol=1e-9)
+
+
+def test_a_kernel_mixes_alike_at_every_tap():
+    rng = np.random.default_rng(1)
+    weight, mixing = rng.standard_normal((4, 3, 2, 2)), rng.standard_normal((3, 2))
+    before, after = channel_features(np.arange(3)), channel_features(np.arange(2))
+    mixed = mixed_weight(weight, 1, before, after, mixing)
+    for tap in np.ndindex(2, 2):
+        np.testing.assert_allclose(mixed[(..., *tap)], weight[(..., *tap)] @ mixing)

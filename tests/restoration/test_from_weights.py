@@ -6,27 +6,38 @@ import numpy as np
 import onnx
 import pytest
 from graphs import Builder
+from onnx import TensorProto, helper
 
 from lbyl_onnx.calibration.synthetic import synthetic_inputs
 from lbyl_onnx.channels.groups import WeightAxis, analyse
 from lbyl_onnx.channels.probe import probe
-from lbyl_onnx.channels.surgery import cut
-from lbyl_onnx.model.file import load_model
+from lbyl_onnx.model.graph import Constant
+from lbyl_onnx.model.reading import load
 from lbyl_onnx.model.session import open_session, run
-from lbyl_onnx.restoration.from_weights import compensate, mix_into
-from lbyl_onnx.restoration.lbyl import RESTORERS, Strength
+from lbyl_onnx.options import PruneOptions, RunOptions, SampleOptions
+from lbyl_onnx.restoration import RESTORATIONS
+from lbyl_onnx.restoration.from_weights import mix_into
+from lbyl_onnx.restoration.methods import RestoreTask
 from lbyl_onnx.selection.plan import Choice, Plan
 
 CHANNELS = 6
 KEPT, GONE = [1, 0], [4, 3]
 """Channel 4 computes the double of channel 1, channel 3 that of channel 0."""
 
-
-NO_PENALTY = Strength(0, 0)
+NO_PENALTY = PruneOptions(lambda1=0, lambda2=0)
+METHODS = [name for name, method in RESTORATIONS.items() if method.mixer is not None]
+"""Those that mix filters."""
 
 
 class Doubling(Builder):
-    """Makes layers "producer" whose channels in GONE compute the double of those in KEPT."""
+    """Makes layers "producer" whose channels in GONE compute the double of those in KEPT; constants of `dtype`."""
+
+    def __init__(self, dtype=np.float32):
+        super().__init__()
+        self._dtype = dtype
+
+    def constant(self, value, dtype=None, name=None):
+        return super().constant(value, dtype or (self._dtype if np.asarray(value).dtype.kind == "f" else None), name)
 
     def _doubled(self, *shape):
         value = self.rng.standard_normal(shape)
@@ -63,11 +74,11 @@ DENSE_PRODUCERS = {"Gemm": Doubling.dense, "MatMul": Doubling.dense_by_matmul}
 
 
 def analysed(proto):
-    model = load_model(proto)
+    model = load(proto)
     return analyse(model, probe(model))
 
 
-def restored(analysis, method, strength=NO_PENALTY, gone=GONE):
+def restored(analysis, method, options=NO_PENALTY, gone=GONE):
     """The model without the units `gone` of the producer's group, and what became of the producer's group."""
     kept = np.ones(analysis.classes.count, bool)
     choices = []
@@ -78,13 +89,14 @@ def restored(analysis, method, strength=NO_PENALTY, gone=GONE):
         kept[group.classes[removed]] = False
         choices.append(Choice(group, removed, None))
     assert not kept.all()
-    model, outcomes = compensate(analysis, Plan(tuple(choices), kept), method, strength)
-    outcome = next(o for o, choice in zip(outcomes, choices, strict=True) if choice.removed.any())
-    return cut(analysis, kept, model), outcome
+    task = RestoreTask(analysis, Plan(tuple(choices), kept), options, RunOptions("cpu"))
+    result = RESTORATIONS[method].restore(task)
+    outcome = next(o for o, choice in zip(result.outcomes, choices, strict=True) if choice.removed.any())
+    return result.model, outcome
 
 
 def relative_error(original, changed):
-    inputs = synthetic_inputs(original, 2, seed=1)
+    inputs = synthetic_inputs(original, 2, SampleOptions(seed=1))
     pairs = zip(*(run(open_session(model), inputs) for model in (original, changed)), strict=True)
     return max(np.abs(left - right).max() / np.abs(left).max() for left, right in pairs)
 
@@ -93,7 +105,7 @@ def assert_exact(proto):
     """Every method gives the original back; without one, the removed channels are missed."""
     onnx.checker.check_model(proto)
     analysis = analysed(proto)
-    for method in RESTORERS:
+    for method in METHODS:
         model, outcome = restored(analysis, method)
         assert outcome.restored == method and outcome.note is None and outcome.error < 1e-12
         assert relative_error(analysis.model, model) < 1e-5
@@ -197,12 +209,21 @@ def test_a_consumer_of_several_groups():
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64])
 def test_weights_keep_their_type(dtype):
+    """Those of one type throughout, and those that a Cast widens for a graph of another type."""
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    graph = Doubling(dtype)
+    hidden = graph.node("Relu", graph.dense(graph.input(kind=kind)))
+    throughout = graph.model(graph.gemm(hidden, CHANNELS, 4))
     graph = Doubling()
-    analysis = analysed(graph.model(conv(graph, graph.node("Relu", graph.convolution(graph.input())))))
-    for name in list(analysis.model.weights):
-        analysis.model.replace(name, analysis.model.weights[name].astype(dtype))
-    model, _ = restored(analysis, "lbyl")
-    assert {array.dtype for array in model.weights.values()} == {np.dtype(dtype)}
+    hidden = graph.node("Relu", graph.convolution(graph.input()))
+    stored = graph.constant(graph.rng.standard_normal((4, CHANNELS, 3, 3)), dtype, "stored")
+    behind = graph.model(graph.node("Conv", hidden, graph.node("Cast", stored, to=TensorProto.FLOAT)))
+    for proto, names in ((throughout, None), (behind, ["stored"])):
+        analysis = analysed(proto)
+        model, outcome = restored(analysis, "lbyl")
+        assert outcome.restored == "lbyl" and outcome.note is None
+        assert {model.weights[name].dtype for name in names or model.weights} == {np.dtype(dtype)}
+        assert relative_error(analysis.model, model) < (2e-2 if dtype == np.float16 else 1e-5)
 
 
 def test_the_analysed_model_is_left_alone():
@@ -243,7 +264,7 @@ def test_the_error_is_what_the_kept_filters_leave():
     graph = Builder()
     hidden = graph.node("Relu", graph.conv(graph.input(), 3, CHANNELS, name="producer"))
     analysis = analysed(graph.model(conv(graph, hidden)))
-    errors = [restored(analysis, "lbyl", Strength(1, penalty))[1].error for penalty in (0, 1, 1e9)]
+    errors = [restored(analysis, "lbyl", PruneOptions(lambda1=1, lambda2=penalty))[1].error for penalty in (0, 1, 1e9)]
     assert 0 < errors[0] < errors[1] < errors[2] == pytest.approx(1)
 
 
@@ -286,7 +307,7 @@ def assert_unrestored(proto, reason, gone=GONE):
     """What is emitted has the weights that no restoration leaves, and the report says why."""
     analysis = analysed(proto)
     plain, _ = restored(analysis, "none", gone=gone)
-    for method in RESTORERS:
+    for method in METHODS:
         model, outcome = restored(analysis, method, gone=gone)
         assert outcome.restored is None and outcome.error is None
         assert plain.weights.keys() == model.weights.keys()
@@ -330,7 +351,7 @@ def test_one_of_two_consumers():
     assert outcome.restored == "lbyl" and outcome.error < 1e-12
     assert outcome.note == "the weight of 'consumer' is computed or shared"
     changed = [name for name in plain.weights if (model.weights[name] != plain.weights[name]).any()]
-    assert changed == [analysis.groups[0].consumers[0].weight]
+    assert changed == [analysis.groups[0].consumers[0].weight.name]
 
 
 def test_several_producers():
@@ -346,11 +367,12 @@ def test_several_producers():
 def test_mixing_adds_shares_to_the_weights_of_kept_channels():
     graph = Builder()
     proto = graph.model(graph.matmul(graph.input(("N", 8)), 8, 3, name="consumer"))
-    model = load_model(proto)
+    model = load(proto)
     (name,) = model.weights
     value = np.arange(24, dtype=np.float32).reshape(8, 3)
     model.replace(name, value)
-    consumer = WeightAxis(0, 1, "consumer", "MatMul", name, 0, np.array([2, 0, -1, 1, 2, -1, 0, 1]), 1)
+    weight = Constant(name, value.dtype, exclusive=True)
+    consumer = WeightAxis(0, 1, "consumer", "MatMul", weight, 0, np.array([2, 0, -1, 1, 2, -1, 0, 1]), 1)
     mix_into(model, consumer, np.array([False, True, False]), np.array([[10.0, 100.0]]))
     found = model.weights[name]
     np.testing.assert_array_equal(found[[2, 5]], value[[2, 5]])

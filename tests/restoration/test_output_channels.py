@@ -6,9 +6,10 @@ import pytest
 from graphs import Builder
 from onnx import TensorProto, helper
 
-from lbyl_onnx.model.file import load_model
+from lbyl_onnx.model.graph import GraphIndex
+from lbyl_onnx.model.reading import load
 from lbyl_onnx.model.session import open_session, run
-from lbyl_onnx.restoration.output_channels import OutputFinder, rescale
+from lbyl_onnx.restoration.output_channels import output_channels, rescale
 
 CHANNELS = 4
 
@@ -18,8 +19,8 @@ def node_of(model, name):
 
 
 def find(proto, name="layer"):
-    model = load_model(proto)
-    return model, OutputFinder(model).find(node_of(model, name))
+    model = load(proto)
+    return model, output_channels(GraphIndex(model), node_of(model, name))
 
 
 def values(model, name, seed=0):
@@ -48,8 +49,9 @@ def assert_rescales(proto, seen="layer", axis=1, through=lambda y: y, layer="lay
     expected = through(own * scale.reshape(along) + shift.reshape(along))
     np.testing.assert_allclose(values(changed, seen), expected, rtol=1e-4, atol=1e-4)
     touched = {name for name in changed.weights if changed.weights[name] is not model.weights.get(name)}
-    assert place.weight in touched and len(touched) == 2
-    assert all(changed.weights[name].dtype == model.weights[place.weight].dtype for name in touched)
+    weight = place.layer.weight.name
+    assert weight in touched and len(touched) == 2
+    assert all(changed.weights[name].dtype == model.weights[weight].dtype for name in touched)
     return model, place
 
 
@@ -63,7 +65,7 @@ def test_conv_with_a_bias(space, group):
     x = graph.conv(graph.input(("N", 4, *space)), 4, CHANNELS, [3] * len(space), group, name="layer")
     model, place = assert_rescales(graph.model(graph.node("Relu", x)))
     assert place.bias is not None and place.shift_after is None and not place.vacant
-    assert model.weights[place.weight].shape[place.weight_axis] == CHANNELS
+    assert place.layer.weight.read(model).shape[place.layer.output_axis] == CHANNELS
 
 
 def test_conv_without_a_bias_gets_one():
@@ -94,14 +96,14 @@ def test_conv_in_front_of_batch_normalisation(vectors):
         constants = [graph.node("Identity", name) for name in constants]
     x = graph.node("BatchNormalization", x, *constants, name="bn")
     proto = graph.model(graph.node("Relu", x))
-    gamma, beta, mean, variance = (load_model(proto).weights[f"constant_{number}"] for number in (1, 2, 3, 4))
+    gamma, beta, mean, variance = (load(proto).weights[f"constant_{number}"] for number in (1, 2, 3, 4))
 
     def normalise(y):
         gamma_, beta_, mean_, variance_ = (v.reshape(-1, 1, 1) for v in (gamma, beta, mean, variance))
         return gamma_ * (y - mean_) / np.sqrt(variance_ + 1e-5) + beta_
 
     _, place = assert_rescales(proto, "bn", through=normalise)
-    assert place.sign == -1 and place.shift_after == "constant_3"
+    assert place.sign == -1 and place.shift_after.name == "constant_3"
 
 
 def test_conv_with_a_bias_in_front_of_batch_normalisation():
@@ -121,7 +123,7 @@ def test_gemm(attributes, shape, bias):
     x, weight = graph.input(shape), graph.weight(*(CHANNELS, 5) if "transB" in attributes else (5, CHANNELS))
     x = graph.node("Gemm", x, weight, graph.constant(graph.rng.standard_normal(bias)), name="layer", **attributes)
     model, place = assert_rescales(graph.model(graph.node("Relu", x)), axis=-1)
-    assert place.beta == attributes.get("beta", 1) and model.weights[place.bias].shape == bias
+    assert place.layer.beta == attributes.get("beta", 1) and place.bias.read(model).shape == bias
 
 
 @pytest.mark.parametrize("beta", [1.0, 4.0])
@@ -177,7 +179,17 @@ def test_conv_transpose(bias):
     weights = [graph.weight(3, CHANNELS, 3, 3)] + ([graph.weight(CHANNELS)] if bias else [])
     x = graph.node("ConvTranspose", graph.input(("N", 3, 4, 5)), *weights, strides=[2, 2], name="layer")
     _, place = assert_rescales(graph.model(graph.node("Relu", x)))
-    assert place.weight_axis == 1 and place.vacant == (not bias)
+    assert place.layer.output_axis == 1 and place.vacant == (not bias)
+
+
+@pytest.mark.parametrize("attributes", [{"output_shape": [9, 11]}, {"auto_pad": "SAME_UPPER"}], ids=str)
+def test_conv_transpose_that_rows_do_not_describe(attributes):
+    """It cannot be fitted, but its channels can be moved."""
+    graph = Builder()
+    weights = graph.weight(3, CHANNELS, 3, 3), graph.weight(CHANNELS)
+    x = graph.node("ConvTranspose", graph.input(("N", 3, 4, 5)), *weights, strides=[2, 2], name="layer", **attributes)
+    _, place = assert_rescales(graph.model(graph.node("Relu", x)))
+    assert not place.layer.is_rows
 
 
 def test_the_output_of_the_model():
@@ -207,7 +219,18 @@ def test_constants_behind_identity():
     through = [graph.node("Identity", graph.node("Identity", name)) for name in (weight, bias)]
     x = graph.node("Conv", graph.input(), *through, name="layer")
     _, place = assert_rescales(graph.model(graph.node("Relu", x)))
-    assert (place.weight, place.bias) == (weight, bias)
+    assert (place.layer.weight.name, place.bias.name) == (weight, bias)
+
+
+def test_constants_behind_a_cast():
+    """They change in the type that they are stored in."""
+    graph = Builder()
+    stored = [graph.constant(graph.rng.standard_normal(shape), np.float64) for shape in ((CHANNELS, 3, 3, 3), CHANNELS)]
+    widened = [graph.node("Cast", name, to=TensorProto.FLOAT) for name in stored]
+    x = graph.node("Conv", graph.input(), *widened, name="layer")
+    model, place = assert_rescales(graph.model(graph.node("Relu", x)))
+    assert [place.layer.weight.name, place.bias.name] == stored
+    assert {model.weights[name].dtype for name in stored} == {np.dtype(np.float64)}
 
 
 def two_convs(connect):
@@ -341,7 +364,7 @@ def test_a_normalisation_of_another_axis_takes_no_shift_of_channels(tokens):
     model, place = find(proto)
     assert place is not None and not place.takes_shift
     rescale(model, place, np.full(CHANNELS, 2.0), np.zeros(CHANNELS))
-    np.testing.assert_allclose(values(model, "layer"), 2 * values(load_model(proto), "layer"), rtol=1e-5)
+    np.testing.assert_allclose(values(model, "layer"), 2 * values(load(proto), "layer"), rtol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(CHANNELS, 1), (1,), (3, CHANNELS)], ids=str)
@@ -365,10 +388,10 @@ def test_layers_without_a_place():
     stacked = graph.node("MatMul", transposed, graph.weight(1, 5, 6), name="stacked")
     product = graph.node("MatMul", stacked, graph.node("Transpose", stacked, perm=[0, 2, 1]), name="product")
     left = graph.node("MatMul", graph.weight(3, 4), product, name="left")
-    model = load_model(graph.model(left))
-    finder = OutputFinder(model)
+    model = load(graph.model(left))
+    index = GraphIndex(model)
     for name in ("computed", "grouped", "stacked", "product", "left"):
-        assert finder.find(node_of(model, name)) is None
+        assert output_channels(index, node_of(model, name)) is None
 
 
 def test_a_gemm_that_ignores_its_bias_has_no_place():

@@ -3,27 +3,34 @@
 import numpy as np
 import onnx
 import pytest
-from graphs import Builder
+from graphs import Builder, plan_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lbyl_onnx.calibration.samples import Calibration
 from lbyl_onnx.channels.groups import WeightAxis, analyse
 from lbyl_onnx.channels.probe import probe
-from lbyl_onnx.model.file import load_model
+from lbyl_onnx.model.graph import Constant, GraphIndex
+from lbyl_onnx.model.reading import load
 from lbyl_onnx.model.session import open_session, run
-from lbyl_onnx.selection import elimination
-from lbyl_onnx.selection.elimination import RIDGE, ConsumerStatistics, Elimination, data_axis, eliminate, rank_units
-from lbyl_onnx.selection.plan import Selection, choose
+from lbyl_onnx.options import PruneOptions, RunOptions
+from lbyl_onnx.selection import CRITERIA, elimination
+from lbyl_onnx.selection.criteria import RankingTask
+from lbyl_onnx.selection.elimination import ConsumerMoments, Elimination, consumer_input, eliminate
+from lbyl_onnx.selection.plan import reasons_to_leave, units_kept
+
+RIDGE = 1e-3
+"""What `eliminate` adds by default."""
 
 
 def consumer(units, axis=1, op="Conv"):
-    return WeightAxis(0, 1, "consumer", op, "weight", axis, np.asarray(units), 1)
+    weight = Constant("weight", np.dtype(np.float32), exclusive=True)
+    return WeightAxis(0, 1, "consumer", op, weight, axis, np.asarray(units), 1)
 
 
 def measured(rows, weight):
     """Statistics of a consumer that reads every unit once: rows (positions, units), weight (outputs, units)."""
-    statistics = ConsumerStatistics(consumer(np.arange(rows.shape[1])), rows.shape[1], weight)
+    statistics = ConsumerMoments(consumer(np.arange(rows.shape[1])), rows.shape[1], weight)
     for part in np.array_split(rows, 3):
         statistics.add(part.astype(np.float32))
     return statistics
@@ -117,7 +124,7 @@ def test_large_groups_lose_several_units_a_step(monkeypatch):
 def test_single_precision_is_enough(monkeypatch):
     parts = problem(5, 20)
     exact = eliminate([measured(*part) for part in parts], np.ones(20, bool), 15)
-    monkeypatch.setattr(elimination, "SINGLE_PRECISION_FROM", 1)
+    monkeypatch.setattr(elimination, "SINGLE_PRECISION_UNITS", 1)
     rounded = eliminate([measured(*part) for part in parts], np.ones(20, bool), 15)
     assert rounded.error[-1] == pytest.approx(Direct(parts).error(rounded.order), rel=0.05)
     assert rounded.error[-1] == pytest.approx(exact.error[-1], rel=0.05)
@@ -153,9 +160,9 @@ def test_any_scale(scale):
 
 
 def test_importance_is_the_place_in_the_order():
-    found = Elimination(np.array([4, 0, 2]), np.array([0.1, 0.2, 0.4]))
-    np.testing.assert_array_equal(found.importance(6), [1, np.inf, 2, np.inf, 0, np.inf])
-    assert [found.predicted_error(count) for count in range(5)] == [0, 0.1, 0.2, 0.4, 0]
+    found = Elimination(np.array([4, 0, 2]), np.array([0.1, 0.2, 0.4])).ranking(6)
+    np.testing.assert_array_equal(found.importance, [1, np.inf, 2, np.inf, 0, np.inf])
+    assert [found.predicted_error(count) for count in range(5)] == [0, 0.1, 0.2, 0.4, None]
 
 
 # ---- what a consumer reads
@@ -171,7 +178,7 @@ def test_statistics_of_a_large_mean():
 def test_kernels_are_summed_over():
     rng = np.random.default_rng(2)
     weight = rng.standard_normal((5, 4, 3, 2)).astype(np.float32)
-    energy = ConsumerStatistics(consumer(np.arange(4)), 4, weight).energy
+    energy = ConsumerMoments(consumer(np.arange(4)), 4, weight).energy
     np.testing.assert_allclose(energy, np.einsum("oukl,ovkl->uv", weight, weight), rtol=1e-5, atol=1e-6)
 
 
@@ -180,7 +187,7 @@ def test_units_in_any_order_among_channels_of_others():
     units = np.array([-1, 1, 0, -1, 1, 0])
     rng = np.random.default_rng(3)
     rows, weight = rng.standard_normal((200, 6)).astype(np.float32), rng.standard_normal((3, 6))
-    statistics = ConsumerStatistics(consumer(units), 2, weight)
+    statistics = ConsumerMoments(consumer(units), 2, weight)
     statistics.add(rows)
     firsts, seconds = rows[:, [2, 1]], rows[:, [5, 4]]
     np.testing.assert_allclose(
@@ -194,7 +201,7 @@ def test_units_in_any_order_among_channels_of_others():
 
 
 def analysed(proto):
-    model = load_model(proto)
+    model = load(proto)
     return analyse(model, probe(model))
 
 
@@ -215,10 +222,26 @@ def activation(model, calibration, name, axis):
     return np.concatenate([np.moveaxis(value, axis, -1).reshape(-1, value.shape[axis]) for value in values])
 
 
+def rankings(analysis, calibration, **options):
+    """What "obs" makes of every group that the options let lose units, by number."""
+    chosen = PruneOptions(criterion="obs", **options)
+    reasons = reasons_to_leave(analysis, chosen)
+    groups = {number: group for number, group in enumerate(analysis.groups) if reasons[number] is None}
+    counts = {n: group.units - units_kept(group.units, chosen.ratio, chosen.round_to) for n, group in groups.items()}
+    return CRITERIA["obs"].rank(RankingTask(analysis, groups, counts, chosen, RunOptions("cpu"), calibration))
+
+
+def eliminated(ranking):
+    """The order and errors that a ranking stands for."""
+    order = np.argsort(ranking.importance, kind="stable")[: np.isfinite(ranking.importance).sum()]
+    np.testing.assert_array_equal(ranking.importance[order], np.arange(len(order)))
+    return Elimination(order, ranking.errors)
+
+
 def ranked(analysis, calibration, producer="producer", ratio=0.5, **options):
-    selection = Selection(ratio, "obs", "all", **options)
     number = next(number for number, g in enumerate(analysis.groups) if producer in [port.name for port in g.producers])
-    return analysis.groups[number], rank_units(analysis, selection, calibration, "cpu").get(number)
+    found = rankings(analysis, calibration, ratio=ratio, scope="all", **options).get(number)
+    return analysis.groups[number], None if found is None else eliminated(found)
 
 
 def assert_ranks_like_direct(proto, producer="producer", ratio=0.75):
@@ -226,10 +249,11 @@ def assert_ranks_like_direct(proto, producer="producer", ratio=0.75):
     analysis = analysed(proto)
     calibration = real(analysis.model, 12, 5)
     group, found = ranked(analysis, calibration, producer, ratio)
+    index = GraphIndex(analysis.model)
     parts = []
     for axis in group.consumers:
-        name, channels = data_axis(analysis, axis)
-        weight = np.moveaxis(analysis.model.weights[axis.weight].astype(np.float64), axis.axis, -1)
+        name, channels = consumer_input(index, axis)
+        weight = np.moveaxis(axis.weight.read(analysis.model).astype(np.float64), axis.axis, -1)
         order = np.argsort(axis.units)
         rows = activation(analysis.model, calibration, name, channels)[:, order].astype(np.float64)
         parts.append((rows, weight.reshape(-1, group.units)[:, order]))
@@ -284,7 +308,7 @@ def test_a_flattened_consumer_reads_units_at_every_position():
     """Two places of each channel: the one unit that is dead and the one that is a double go first."""
     graph = Builder()
     flat = graph.node("Flatten", graph.conv(graph.input(("N", 3, 2, 1)), 3, 8, name="producer"))
-    model = load_model(graph.model(graph.gemm(flat, 16, 4)))
+    model = load(graph.model(graph.gemm(flat, 16, 4)))
     name = next(node.input[1] for node in model.proto.graph.node if node.op_type == "Conv")
     bias = next(node.input[2] for node in model.proto.graph.node if node.op_type == "Conv")
     for constant in (name, bias):
@@ -321,12 +345,9 @@ def test_options_decide_which_groups_are_ranked():
         ({"include": "mid"}, {"middle"}),
         ({"exclude": "mid"}, {"producer"}),
     ]:
-        ranking = rank_units(analysis, Selection(0.5, "obs", **options), calibration, "cpu")
-        assert {names[number] for number in ranking} == expected
-    counts = {
-        names[number]: len(each.order)
-        for number, each in rank_units(analysis, Selection(0.5, "obs", round_to=4), calibration, "cpu").items()
-    }
+        assert {names[number] for number in rankings(analysis, calibration, ratio=0.5, **options)} == expected
+    found = rankings(analysis, calibration, ratio=0.5, round_to=4)
+    counts = {names[number]: len(eliminated(each).order) for number, each in found.items()}
     assert counts == {"producer": 4, "middle": 2}
 
 
@@ -337,20 +358,23 @@ def test_a_group_without_a_consumer_to_measure_falls_back_on_weights():
     analysis = analysed(graph.model(graph.conv(graph.node("Relu", grouped), 8, 2)))
     calibration = real(analysis.model, 4)
     assert ranked(analysis, calibration)[1] is None
-    selection = Selection(0.5, "obs")
-    ranking = rank_units(analysis, selection, calibration, "cpu")
-    importance = {number: each.importance(analysis.groups[number].units) for number, each in ranking.items()}
-    plan = choose(analysis, selection, importance)
-    assert not plan.removes_nothing
+    plan = plan_for(analysis, calibration, ratio=0.5, criterion="obs")
+    choice = next(choice for choice in plan.choices if choice.group.name == "producer")
+    assert choice.criterion == "l2" and choice.predicted_error is None
+    units = choice.group.producers[0].features_of(choice.group.units)
+    filters = choice.group.producers[0].weight.read(analysis.model)[units]
+    norms = (filters**2).sum(axis=(1, 2, 3, 4))
+    assert choice.removed.any() and norms[choice.removed].max() < norms[~choice.removed].min()
 
 
 def test_the_choice_removes_the_head_of_the_order():
     graph = Builder()
     analysis = analysed(graph.model(graph.conv(producer_of(graph), 8, 4)))
     group, found = ranked(analysis, real(analysis.model, 8), ratio=0.5)
-    plan = choose(analysis, Selection(0.5, "obs"), {0: found.importance(group.units)})
-    removed = np.flatnonzero(plan.choices[0].removed)
-    np.testing.assert_array_equal(removed, np.sort(found.order[:4]))
+    choice = plan_for(analysis, real(analysis.model, 8), ratio=0.5, criterion="obs").choices[0]
+    assert choice.group is group and choice.criterion == "obs"
+    np.testing.assert_array_equal(np.flatnonzero(choice.removed), np.sort(found.order[:4]))
+    assert choice.predicted_error == found.error[3]
 
 
 def far_from_the_running_statistics():
@@ -359,7 +383,7 @@ def far_from_the_running_statistics():
     hidden = graph.conv(graph.input(), 3, 8, bias=False, name="producer")
     vectors = [graph.constant(np.full(8, value)) for value in (1.0, 0.1, 1000.0, 1.0)]
     hidden = graph.node("Relu", graph.node("BatchNormalization", hidden, *vectors))
-    model = load_model(graph.model(graph.conv(hidden, 8, 4)))
+    model = load(graph.model(graph.conv(hidden, 8, 4)))
     weight = model.proto.graph.node[0].input[1]
     value = model.weights[weight].copy()
     value[5] = 2 * value[1]
@@ -396,6 +420,5 @@ def test_a_consumer_of_a_constant():
     hidden = graph.matmul(graph.input(("N", 5, 6)), 6, 8, name="producer")
     hidden = graph.node("Tanh", graph.node("Add", hidden, tokens))
     output = graph.node("Add", graph.matmul(hidden, 8, 4), graph.matmul(tokens, 8, 4))
-    analysis = analysed(graph.model(output))
-    group, found = ranked(analysis, real(analysis.model, 8))
-    assert found is None or len(found.order) == group.units // 2
+    group, found = assert_ranks_like_direct(graph.model(output), ratio=0.5)
+    assert len(found.order) == group.units // 2

@@ -1,15 +1,18 @@
 """Importances worked out by hand."""
 
+import ml_dtypes
 import numpy as np
 import pytest
-from graphs import Builder
+from graphs import Builder, plan_for
+from onnx import TensorProto, helper
 
-from lbyl_onnx.channels.folding import LayerReader
 from lbyl_onnx.channels.groups import analyse
 from lbyl_onnx.channels.probe import probe
 from lbyl_onnx.errors import UsageError
-from lbyl_onnx.model.file import load_model
-from lbyl_onnx.selection.importance import CRITERIA, importance
+from lbyl_onnx.model.reading import load
+from lbyl_onnx.options import PruneOptions, RunOptions
+from lbyl_onnx.selection import CRITERIA
+from lbyl_onnx.selection.criteria import RankingTask
 
 FILTERS = [[3, 4], [0, 0], [2, -2], [-6, 8]]
 NORMS = [5, 0, np.sqrt(8), 10]
@@ -17,10 +20,19 @@ DISTANCES = {(0, 1): 5, (0, 2): np.sqrt(37), (0, 3): np.sqrt(97), (1, 2): np.sqr
 DISTANCE_SUMS = [sum(value for pair, value in DISTANCES.items() if unit in pair) for unit in range(4)]
 
 
+def analysed(graph, output):
+    model = load(graph.model(output))
+    return analyse(model, probe(model))
+
+
 def scores(graph, output, criterion, seed=0):
-    model = load_model(graph.model(output))
-    group = next(group for group in analyse(model, probe(model)).groups if group.name == "producer")
-    return importance(group, LayerReader(model), criterion, np.random.default_rng(seed))
+    analysis = analysed(graph, output)
+    number = next(number for number, group in enumerate(analysis.groups) if group.name == "producer")
+    options = PruneOptions(criterion=criterion, seed=seed)
+    task = RankingTask(analysis, {number: analysis.groups[number]}, {number: 1}, options, RunOptions("cpu"))
+    ((found, ranking),) = CRITERIA[criterion].rank(task).items()
+    assert found == number and ranking.errors is None and ranking.importance.dtype == np.float64
+    return ranking.importance
 
 
 def convolution(bias=(), gamma=None, filters=FILTERS):
@@ -81,14 +93,27 @@ def test_rows_of_fully_connected_layers_include_the_bias(op, criterion, expected
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64])
 def test_other_types_are_scored_in_double_precision(dtype):
-    graph, output = convolution(filters=[[3, 4], [300, 400], [1, 0], [0, 2]])
-    model = load_model(graph.model(output))
-    name = next(node for node in model.proto.graph.node if node.name == "producer").input[1]
-    group = analyse(model, probe(model)).groups[0]
-    model.replace(name, model.weights[name].astype(dtype))
-    found = importance(group, LayerReader(model), "l2", np.random.default_rng())
-    assert found.dtype == np.float64
-    np.testing.assert_array_equal(found, [5, 500, 1, 2])  # 400 squared exceeds float16
+    graph = Builder()
+    x = graph.input(("N", 2), kind=helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
+    weight = graph.constant([[3.0, 4], [300, 400], [1, 0], [0, 2]], dtype)
+    hidden = graph.node("Gemm", x, weight, transB=1, name="producer")
+    output = graph.node("Gemm", hidden, graph.constant(np.ones((4, 3)), dtype))
+    np.testing.assert_array_equal(scores(graph, output, "l2"), [5, 500, 1, 2])  # 400 squared exceeds float16
+
+
+@pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, np.float16, np.float64])
+@pytest.mark.parametrize(("criterion", "gone"), [("l1", [1, 2]), ("l2", [1, 2]), ("l2-gm", [0, 1])])
+def test_weights_behind_a_cast_are_scored_by_their_values(criterion, gone, dtype):
+    """The filters of FILTERS that go are those of least norm, or nearest to the others."""
+    graph = Builder()
+    stored = graph.constant(np.reshape(FILTERS, (4, 2, 1, 1)), dtype)
+    weight = graph.node("Cast", graph.node("Identity", stored), to=TensorProto.FLOAT)
+    hidden = graph.node("Conv", graph.input(("N", 2, 6, 3)), weight, name="producer")
+    output = graph.conv(hidden, 4, 3)
+    expected = {"l1": [7, 0, 4, 14], "l2": NORMS, "l2-gm": DISTANCE_SUMS}[criterion]
+    np.testing.assert_allclose(scores(graph, output, criterion), expected, rtol=1e-6)
+    (choice, _) = plan_for(analysed(graph, output), ratio=0.5, criterion=criterion).choices
+    assert np.flatnonzero(choice.removed).tolist() == sorted(np.argsort(expected)[:2].tolist()) == gone
 
 
 def test_random_is_a_seeded_permutation():
@@ -125,14 +150,35 @@ def test_a_unit_of_several_filters_combines_them():
     np.testing.assert_allclose(scores(graph, output, "l1"), [7, 3])
 
 
-def test_a_computed_producer_says_nothing():
+def test_computed_weights_are_not_scored():
+    """Their group stays whole and says why; others are scored as they are."""
     graph = Builder()
     weight = graph.node("Neg", graph.weight(4, 3, 1, 1))
-    hidden = graph.node("Conv", graph.input(), weight, name="producer")
-    np.testing.assert_array_equal(scores(graph, graph.conv(hidden, 4, 2), "l2"), np.zeros(4))
+    hidden = graph.node("Conv", graph.input(), weight, name="computed")
+    stored = graph.constant(np.reshape([[3, 4, 0, 0], [0, 0, 0, 1], [0, 0, 2, 0]], (3, 4, 1, 1)), np.float32)
+    hidden = graph.node("Conv", graph.node("Relu", hidden), stored, name="producer")
+    output = graph.conv(hidden, 3, 2)
+    np.testing.assert_array_equal(scores(graph, output, "l2"), [5, 1, 2])
+    analysis = analysed(graph, output)
+    computed, producer, _ = plan_for(analysis, ratio=0.3, criterion="l2").choices
+    assert not computed.removed.any() and computed.criterion is None
+    assert computed.reason == "the weights of Conv 'computed' are computed by Neg, not stored"
+    assert producer.removed.tolist() == [False, True, False] and producer.criterion == "l2"
+    with pytest.raises(ValueError, match="the weight of 'computed' cannot be read"):
+        CRITERIA["l2"].rank(
+            RankingTask(analysis, {0: analysis.groups[0]}, {0: 1}, PruneOptions(criterion="l2"), RunOptions("cpu"))
+        )
+
+
+EXPECTED = {
+    "l1": [7, 0, 4, 14],
+    "l2": NORMS,
+    "l2-gm": DISTANCE_SUMS,
+    "bn-scale": [1, 2, 3, 4],
+    "random": np.random.default_rng(0).permutation(4),
+}
 
 
 @pytest.mark.parametrize("criterion", sorted({*CRITERIA} - {"obs"}))
-def test_every_criterion_gives_one_finite_number_a_unit(criterion):
-    found = scores(*convolution(gamma=[1, 2, 3, 4]), criterion)
-    assert found.shape == (4,) and found.dtype == np.float64 and np.isfinite(found).all()
+def test_every_criterion_gives_the_number_that_its_definition_says(criterion):
+    np.testing.assert_allclose(scores(*convolution(gamma=[1, -2, 3, -4]), criterion), EXPECTED[criterion], rtol=1e-6)

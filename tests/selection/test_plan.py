@@ -4,15 +4,15 @@ import math
 
 import numpy as np
 import pytest
-from graphs import Builder
+from graphs import Builder, plan_for
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lbyl_onnx.channels.groups import analyse
 from lbyl_onnx.channels.probe import probe
 from lbyl_onnx.errors import UsageError
-from lbyl_onnx.model.file import load_model
-from lbyl_onnx.selection.plan import Selection, choose, units_kept
+from lbyl_onnx.model.reading import load
+from lbyl_onnx.selection.plan import units_kept
 
 UNITS = st.integers(1, 4096)
 RATIOS = st.floats(0, 1, exclude_max=True)
@@ -52,8 +52,12 @@ def test_rounding_errors_cost_no_unit(units, ratio, expected):
 
 
 def analysed(proto):
-    model = load_model(proto)
+    model = load(proto)
     return analyse(model, probe(model))
+
+
+def planned(analysis, ratio, criterion="l2", **options):
+    return plan_for(analysis, ratio=ratio, criterion=criterion, **options)
 
 
 def chain():
@@ -73,16 +77,16 @@ FROZEN = (0, "output 'last' of the model")
 
 
 def test_every_free_group_loses_its_share():
-    plan = choose(chain(), Selection(0.5))
+    plan = planned(chain(), 0.5)
     assert fates(plan) == {"stage1.a": (4, None), "stage1.b": (3, None), "stage2": (2, None), "last": FROZEN}
     assert not plan.removes_nothing
 
 
 def test_the_least_important_units_go():
     analysis = chain()
-    plan = choose(analysis, Selection(0.5))
+    plan = planned(analysis, 0.5)
     for choice in plan.choices[:3]:
-        weight = analysis.model.weights[choice.group.producers[0].weight].reshape(choice.group.units, -1)
+        weight = choice.group.producers[0].weight.read(analysis.model).reshape(choice.group.units, -1)
         norms = np.linalg.norm(weight, axis=1)
         assert norms[choice.removed].max() < norms[~choice.removed].min()
         np.testing.assert_array_equal(plan.kept[choice.group.classes], ~choice.removed)
@@ -91,13 +95,13 @@ def test_the_least_important_units_go():
 
 
 def test_nothing_to_remove():
-    assert choose(chain(), Selection(0)).removes_nothing
-    assert choose(chain(), Selection(0.5, round_to=8)).removes_nothing
-    assert choose(chain(), Selection(0.5, exclude="stage")).removes_nothing
+    assert planned(chain(), 0).removes_nothing
+    assert planned(chain(), 0.5, round_to=8).removes_nothing
+    assert planned(chain(), 0.5, exclude="stage").removes_nothing
 
 
 def test_round_to():
-    assert fates(choose(chain(), Selection(0.5, round_to=4))) == {
+    assert fates(planned(chain(), 0.5, round_to=4)) == {
         "stage1.a": (4, None),
         "stage1.b": (2, None),
         "stage2": (0, None),
@@ -119,7 +123,7 @@ NOT_INCLUDED, EXCLUDED = "not matched by --include", "matched by --exclude"
     ],
 )
 def test_regular_expressions_are_searched_in_node_names(include, exclude, reasons):
-    plan = choose(chain(), Selection(0.5, include=include, exclude=exclude))
+    plan = planned(chain(), 0.5, include=include, exclude=exclude)
     assert [choice.reason for choice in plan.choices] == [*reasons, FROZEN[1]]
     for choice in plan.choices:
         assert choice.removed.any() == (choice.reason is None)
@@ -127,8 +131,8 @@ def test_regular_expressions_are_searched_in_node_names(include, exclude, reason
 
 @pytest.mark.parametrize("option", ["include", "exclude"])
 def test_a_bad_regular_expression(option):
-    with pytest.raises(UsageError, match=rf"^--{option} 'stage\(' is not a regular expression: "):
-        choose(chain(), Selection(0.5, **{option: "stage("}))
+    with pytest.raises(UsageError, match=rf"^{option} 'stage\(' is not a regular expression: "):
+        planned(chain(), 0.5, **{option: "stage("})
 
 
 def residual():
@@ -141,7 +145,7 @@ def residual():
 
 
 def test_scopes():
-    chains, everything = (fates(choose(residual(), Selection(0.5, scope=scope))) for scope in ("chains", "all"))
+    chains, everything = (fates(planned(residual(), 0.5, scope=scope)) for scope in ("chains", "all"))
     assert chains["inner"] == everything["inner"] == (3, None)
     assert everything["stem"] == (4, None)
     removed, reason = chains["stem"]
@@ -149,9 +153,9 @@ def test_scopes():
 
 
 def test_one_excluded_producer_keeps_its_whole_group():
-    plan = choose(residual(), Selection(0.5, scope="all", exclude="outer"))
+    plan = planned(residual(), 0.5, scope="all", exclude="outer")
     assert fates(plan)["stem"] == (0, EXCLUDED)
-    assert fates(choose(residual(), Selection(0.5, scope="all", include="outer")))["stem"] == (4, None)
+    assert fates(planned(residual(), 0.5, scope="all", include="outer"))["stem"] == (4, None)
 
 
 def test_units_that_are_not_free_stay():
@@ -162,17 +166,17 @@ def test_units_that_are_not_free_stay():
     group = analysis.groups[0]
     assert group.free.tolist() == [False] * 5 + [True] * 3
     for ratio, gone in [(0.25, 2), (0.9, 2)]:
-        removed = choose(analysis, Selection(ratio)).choices[0].removed
+        removed = planned(analysis, ratio).choices[0].removed
         assert removed.sum() == gone and not removed[:5].any()
 
 
 def test_the_seed_decides_at_random():
-    plans = [choose(chain(), Selection(0.5, "random", seed=seed)) for seed in (3, 3, 4)]
+    plans = [planned(chain(), 0.5, "random", seed=seed) for seed in (3, 3, 4)]
     np.testing.assert_array_equal(plans[0].kept, plans[1].kept)
     assert (plans[0].kept != plans[2].kept).any()
 
 
 def test_a_criterion_that_does_not_apply_only_matters_where_units_may_go():
     with pytest.raises(UsageError, match="bn-scale"):
-        choose(chain(), Selection(0.5, "bn-scale"))
-    assert choose(chain(), Selection(0.5, "bn-scale", exclude="stage")).removes_nothing
+        planned(chain(), 0.5, "bn-scale")
+    assert planned(chain(), 0.5, "bn-scale", exclude="stage").removes_nothing

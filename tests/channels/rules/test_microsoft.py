@@ -99,4 +99,4 @@ def test_consumers_that_cannot_be_measured_or_fitted_are_compressed_without(op):
             out = graph.node(op, hidden, graph.weight(8, 12), graph.weight(12), num_heads=2, domain=MICROSOFT)
     result = compress(graph.model(out), 0.5, scope="all", validation=False)
     group = next(group for group in result.report.groups if group.name == "producer")
-    assert group.units_after == 4 and group.restored is None and group.note
+    assert group.units_after == 4 and group.outcome.restored is None and group.outcome.note

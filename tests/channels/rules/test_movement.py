@@ -5,7 +5,7 @@ from graphs import Builder, Pruned, assert_equivalent, between, check
 from lbyl_onnx.channels.groups import analyse
 from lbyl_onnx.channels.probe import probe
 from lbyl_onnx.channels.surgery import cut
-from lbyl_onnx.model.file import load_model
+from lbyl_onnx.model.reading import load
 
 INT_MAX = 2**63 - 1
 
@@ -49,7 +49,7 @@ def test_concat_with_the_input_keeps_the_input_whole():
     x = graph.input()
     joined = graph.node("Concat", x, graph.conv(x, 3, 8, name="producer"), axis=1)
     pruned = check(graph.model(graph.conv(joined, 11, 4, name="consumer")), free=["producer"], units=8)
-    assert pruned.model.weights[pruned.group("producer").consumers[0].weight].shape[1] == 3 + 4
+    assert pruned.shape(pruned.group("producer").consumers[0].weight.name)[1] == 3 + 4
 
 
 def test_concat_with_a_constant_over_channels():
@@ -157,7 +157,7 @@ def test_slice_of_channels(opset, axis, start, end, width):
 @pytest.mark.parametrize(("start", "end", "width"), [(0, -2, 6), (-5, 8, 5)])
 def test_slice_counted_from_the_end_of_which_only_other_channels_go(opset, start, end, width):
     proto = between(lambda graph, x: sliced(graph, x, start, end, 1), opset=opset, after=width)
-    model = load_model(proto)
+    model = load(proto)
     analysis = analyse(model, probe(model))
     for unit in range(8):
         kept = np.ones(analysis.classes.count, bool)
@@ -238,7 +238,7 @@ def test_pad_of_channels_with_zeros(opset, value):
 
     pruned = check(between(middle, opset=opset, after=13), free=["producer"], units=8)
     assert pruned.analysis.kept_shape("consumer", pruned.kept)[1] == 4
-    assert pruned.model.weights[pruned.group("producer").consumers[0].weight].shape[1] == 2 + 4 + 3
+    assert pruned.shape(pruned.group("producer").consumers[0].weight.name)[1] == 2 + 4 + 3
 
 
 def test_a_shortcut_that_pads_channels():

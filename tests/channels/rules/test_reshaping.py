@@ -37,7 +37,7 @@ def test_flatten_repeats_every_channel(axis):
     pruned = check(headed(lambda graph, x: graph.node("Flatten", x, axis=axis), 144), free=["producer"], units=8)
     consumer = pruned.group("producer").consumers[0]
     assert consumer.units[:19].tolist() == [0] * 18 + [1]
-    assert pruned.shape(consumer.weight) == (4, 72)
+    assert pruned.shape(consumer.weight.name) == (4, 72)
 
 
 def test_flatten_behind_the_channels():

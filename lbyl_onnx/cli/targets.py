@@ -1,0 +1,88 @@
+"""Where results go: files that are written whole or not at all, or standard output."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from ..compression import CompressionResult
+from ..errors import UsageError
+from ..evaluation.records import Report
+from ..model.reading import load
+from ..model.writing import save
+from .screen import STANDARD
+
+
+def check_targets(source: Path, target: Path, report: Path | None, force: bool) -> None:
+    """Refuse what would fail at the end, before the work begins."""
+    if target == report == STANDARD:
+        raise UsageError("OUT and --report cannot both be -, standard output; give one of them a file")
+    if report is not None and report != STANDARD and report.resolve() in (source.resolve(), target.resolve()):
+        raise UsageError(f"--report {report}: is a model of this command; choose another name")
+    for path, option in ((target, ""), (report, "--report ")):
+        if path is not None and path != STANDARD:
+            _check_target(path, option, source, force)
+
+
+def _check_target(path: Path, option: str, source: Path, force: bool) -> None:
+    folder = path.parent
+    try:
+        if not folder.is_dir():
+            raise UsageError(f"{option}{path}: the folder {folder} does not exist; create it or choose another")
+        if path.is_dir():
+            raise UsageError(f"{option}{path}: is a folder; give the name of a file")
+        if path.exists() and not force:
+            what = "is the input model" if source.exists() and path.samefile(source) else "exists already"
+            raise UsageError(f"{option}{path}: {what}; choose another name or use --force to overwrite it")
+    except OSError as error:
+        raise UsageError(f"{option}{path}: cannot be written ({error.strerror}); choose another name") from None
+    if not os.access(folder, os.W_OK):
+        raise UsageError(f"{option}{path}: the folder {folder} is not writable; choose another")
+
+
+def write_result(result: CompressionResult, target: Path, report: Path | None, force: bool) -> tuple[Report, str]:
+    """Write the model and its report, both or none; but what took the place of another model stays.
+
+    Returns the report with the size of the files on disk, and words that name what was written.
+    """
+    if target == STANDARD:
+        content = result.model.SerializeToString()
+        record = replace(result.report, output=replace(result.report.output, path="-", bytes=len(content)))
+        if report is not None:
+            _write_text(record.to_json(), report)
+        sys.stdout.buffer.write(content)
+        sys.stdout.buffer.flush()
+        return record, "the model to standard output"
+    fresh = not target.exists()
+    save(result, target, force)
+    written: tuple[Path, ...] = (target,)
+    try:
+        model = load(target)
+        written = model.files
+        record = replace(
+            result.report, output=replace(result.report.output, path=str(target), bytes=model.bytes_on_disk)
+        )
+        if report is not None:
+            _write_text(record.to_json(), report)
+    except BaseException:
+        for file in written if fresh else ():
+            file.resolve().unlink(missing_ok=True)
+        raise
+    return record, " and ".join(map(str, written))
+
+
+def _write_text(text: str, path: Path) -> None:
+    if path == STANDARD:
+        print(text)
+        return
+    path = path.resolve() if path.is_symlink() else path
+    try:
+        with tempfile.TemporaryDirectory(prefix=".lbyl-onnx-", dir=path.parent) as folder:
+            draft = Path(folder, path.name)
+            draft.write_text(text + "\n", encoding="utf-8")
+            os.replace(draft, path)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written ({error.strerror}); choose another place") from None

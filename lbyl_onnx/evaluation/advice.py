@@ -1,0 +1,80 @@
+"""Sentences for people: what was not used, why nothing could go, what to try next."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..calibration.samples import SYNTHETIC
+from ..options import DEFAULT_LAMBDA1, DEFAULT_LAMBDA2, Options, PruneOptions, SampleOptions
+from ..restoration.methods import restoration_named
+from .records import Validation
+
+SCALES = "--mean, --std or --input-range"
+SUGGESTED_ROUNDING = 8
+NOT_FASTER = 1.02
+"""Speed-ups up to this are within the noise of a latency measurement."""
+
+
+def unused_options(options: Options) -> list[str]:
+    """Options that do nothing in this run."""
+    prune, samples = options.prune, options.samples
+    told = []
+    penalties = {"lambda1": prune.lambda1 != DEFAULT_LAMBDA1, "lambda2": prune.lambda2 != DEFAULT_LAMBDA2}
+    read = restoration_named(prune.restore).options
+    told += [
+        f"--{name} has no effect: --restore {prune.restore} does not read it"
+        for name, given in penalties.items()
+        if given and name not in read
+    ]
+    if samples.normalisation is not None and samples.calibration != SYNTHETIC and not _is_folder(samples.calibration):
+        effect = "apply to the comparison only" if options.validation else "have no effect"
+        told.append(f"{SCALES} {effect}: the arrays given are taken as they are")
+    return told
+
+
+def unused_beside_data(data: object, options: SampleOptions) -> list[str]:
+    """Options that do nothing in a comparison on `data`."""
+    if data is None:
+        return []
+    told = ["--seed has no effect: no samples are made up beside --data"] if options.seed else []
+    if isinstance(data, str | Path) and _is_folder(data):
+        return told
+    taken = "the arrays of --data are taken as they are"
+    told += [f"{SCALES} have no effect: {taken}"] if options.normalisation is not None else []
+    return told + ([f"--shape has no effect: {taken}"] if options.shapes else [])
+
+
+def _is_folder(path: str | Path) -> bool:
+    return Path(path).is_dir()
+
+
+def why_nothing(name: str, reasons: list[str | None], options: PruneOptions) -> str:
+    """Why no unit of model `name` can go. `reasons`: of each group, None where the options alone are in the way."""
+    if not reasons:
+        return (
+            f"{name}: nothing to remove: it has no Conv, Gemm or MatMul weight whose output channels feed another one"
+        )
+    told = [reason for reason in reasons if reason]
+    if len(told) < len(reasons):
+        rounded, advice = "", "raise --ratio"
+        if options.round_to > 1:
+            rounded, advice = f", rounded to multiples of {options.round_to}", "raise --ratio or lower --round-to"
+        return f"{name}: nothing to remove at ratio {options.ratio:g}{rounded}; {advice}"
+    common = max(dict.fromkeys(told), key=told.count)
+    return f"{name}: nothing to remove in {len(told)} groups; most often: {common} (lbyl-onnx inspect lists all)"
+
+
+def speed_warnings(validation: Validation | None, round_to: int) -> tuple[str, ...]:
+    """What to try where the result is not faster."""
+    if validation is None or validation.speedup > NOT_FASTER:
+        return ()
+    advice = (
+        f"try --round-to {SUGGESTED_ROUNDING} (or {2 * SUGGESTED_ROUNDING})"
+        if round_to % SUGGESTED_ROUNDING
+        else f"try --round-to {2 * round_to} or a larger --ratio"
+    )
+    faster = "hardly faster" if validation.speedup > 1 else "not faster"
+    return (
+        f"the result is {faster}: {validation.latency_after_ms:.3g} ms, original "
+        f"{validation.latency_before_ms:.3g} ms; onnxruntime's kernels work in blocks of 8 or 16 channels: {advice}",
+    )

@@ -1,0 +1,114 @@
+"""Both models over all samples, slice by slice: errors of every output, accuracies, and times of the runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from ..calibration.user_samples import SampleSet, rows_of
+from ..errors import ModelError, UsageError, ValidationFailed
+from ..model.session import feed_batches, run
+from .latency import timed
+from .output_errors import OutputErrors, is_classes, is_numeric, top1
+
+BATCH_LIMIT = 4
+"""Samples that are compared at once where there are more than ONE_BY_ONE."""
+ONE_BY_ONE = 64
+
+
+class Comparison:
+    """Both models over all samples, slice by slice; `outputs` holds the errors of every numeric output, `free` the
+    names of those that cannot be compared, `seconds` the times of both models' runs on slices of `least` samples."""
+
+    def __init__(self, evaluation: SampleSet, least: int) -> None:
+        self.evaluation = evaluation
+        self.least = least
+        self.outputs: dict[str, OutputErrors] = {}
+        self.free: set[str] = set()
+        self.seconds: list[tuple[float, float]] = []
+        self.samples = 0
+        self.correct: dict[str, int] = {}
+
+    def run(self, before: ort.InferenceSession, after: ort.InferenceSession) -> None:
+        free_axes = _free_axes(before)
+        names = [value.name for value in before.get_outputs()]
+        for feed in feed_batches(before, self.evaluation.inputs, _batch_limit(before, self.evaluation)):
+            old, old_seconds = timed(before, feed)
+            try:
+                new, new_seconds = timed(after, feed)
+            except ModelError as error:
+                raise ValidationFailed(f"the compressed model does not run: {error}") from error
+            if rows_of(feed) == self.least:
+                self.seconds.append((old_seconds, new_seconds))
+            values = dict(zip(names, old, strict=True)), dict(zip(names, new, strict=True))
+            self.free |= {name for name, free in free_axes.items() if _differ(free, *(each[name] for each in values))}
+            self._add(*values, rows_of(feed))
+        self.outputs = {name: errors for name, errors in self.outputs.items() if name not in self.free}
+
+    def _add(self, old: dict[str, Any], new: dict[str, Any], rows: int) -> None:
+        numeric = [name for name, value in old.items() if is_numeric(value) and name not in self.free]
+        for name in numeric:
+            if old[name].shape != new[name].shape:
+                raise ValidationFailed(
+                    f"output {name!r} of the compressed model has shape {new[name].shape}, "
+                    f"the original's {old[name].shape}"
+                )
+            self.outputs.setdefault(name, OutputErrors(name)).add(old[name], new[name], rows)
+        classes = next((name for name in numeric if is_classes(old[name], rows)), None)
+        if classes is not None and self.evaluation.labels is not None:
+            labels = self.evaluation.labels[self.samples : self.samples + rows]
+            _check_labels(labels, classes, old[classes].shape[1])
+            for side, values in (("before", old), ("after", new)):
+                hits = int((top1(values[classes]) == labels).sum())
+                self.correct[side] = self.correct.get(side, 0) + hits
+        self.samples += rows
+
+    def accuracy(self, side: str) -> float | None:
+        """Top-1 accuracy in [0, 1] of the model "before" or "after"; None without labels or classes."""
+        return self.correct[side] / self.samples if side in self.correct else None
+
+
+def _free_axes(session: ort.InferenceSession) -> dict[str, tuple[bool, ...]]:
+    """Which axes of each output have a size that neither the model nor an input declares, so that it may follow values:
+    those of a name that no input has, and nameless ones but the first."""
+    named = {size for value in session.get_inputs() for size in value.shape}
+    return {
+        value.name: tuple(
+            size not in named if isinstance(size, str) else size is None and axis > 0
+            for axis, size in enumerate(value.shape)
+        )
+        for value in session.get_outputs()
+    }
+
+
+def _differ(free: tuple[bool, ...], old: Any, new: Any) -> bool:
+    """Whether two tensors have different sizes, all of them along `free` axes."""
+    if not (is_numeric(old) and is_numeric(new)) or not old.ndim == new.ndim == len(free):
+        return False
+    differ = [left != right for left, right in zip(old.shape, new.shape, strict=True)]
+    return any(differ) and all(axis for axis, differs in zip(free, differ, strict=True) if differs)
+
+
+def _check_labels(labels: np.ndarray, output: str, classes: int) -> None:
+    outside = labels[(labels < 0) | (labels >= classes)]
+    if outside.size:
+        raise UsageError(
+            f"label {outside[0]} is outside the {classes} classes of output {output!r}; "
+            f"labels must lie in 0 to {classes - 1}"
+        )
+
+
+def _batch_limit(session: ort.InferenceSession, evaluation: SampleSet) -> int:
+    """1 for few samples and for a model that declares a dynamic batch but only runs single samples, else BATCH_LIMIT.
+
+    Raises ModelError where the model runs neither.
+    """
+    for limit in (1,) if evaluation.samples <= ONE_BY_ONE else (BATCH_LIMIT, 1):
+        try:
+            run(session, next(feed_batches(session, evaluation.inputs, limit)))
+            return limit
+        except ModelError as error:
+            failure = error
+    raise ModelError(f"the original model fails on inputs ({evaluation.source}): {failure}")

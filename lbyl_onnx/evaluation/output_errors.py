@@ -1,0 +1,90 @@
+"""How far one output of two models differs, summed up slice by slice."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import ml_dtypes
+import numpy as np
+
+from ..errors import ValidationFailed
+from .records import OutputComparison
+
+CHUNK = 2**20
+
+
+@dataclass
+class OutputErrors:
+    """Running sums over one output, in float64."""
+
+    name: str
+    shape: tuple[int, ...] = ()
+    samples: int = 0
+    elements: int = 0
+    largest: float = 0.0
+    total: float = 0.0
+    magnitude: float = 0.0
+    signal: float = 0.0
+    power: float = 0.0
+    product: float = 0.0
+    noise: float = 0.0
+    agreeing: int | None = 0
+
+    def add(self, reference: np.ndarray, found: np.ndarray, samples: int) -> None:
+        """One more slice, both of the same shape. Raises ValidationFailed where `found` is not finite."""
+        self.samples += samples
+        follows = reference.ndim > 0 and len(reference) == samples
+        self.shape = (self.samples, *reference.shape[1:]) if follows else reference.shape
+        for start in range(0, reference.size, CHUNK):
+            old, new = (value.reshape(-1)[start : start + CHUNK].astype(np.float64) for value in (reference, found))
+            finite = np.isfinite(old)
+            broken = int(np.count_nonzero(finite & ~np.isfinite(new)))
+            if broken:
+                raise ValidationFailed(
+                    f"output {self.name!r} of the compressed model is not finite at {broken} of "
+                    f"{len(old)} elements where the original is"
+                )
+            self._sum(old[finite], new[finite])
+        if self.agreeing is not None:
+            alike = top1(reference) == top1(found) if is_classes(reference, samples) else None
+            self.agreeing = None if alike is None else self.agreeing + int(alike.sum())
+
+    def _sum(self, old: np.ndarray, new: np.ndarray) -> None:
+        error = np.abs(old - new)
+        self.elements += error.size
+        self.largest = max(self.largest, float(error.max(initial=0)))
+        self.total += float(error.sum())
+        self.magnitude += float(np.abs(old).sum())
+        self.noise += float(error @ error)
+        self.signal += float(old @ old)
+        self.power += float(new @ new)
+        self.product += float(old @ new)
+
+    def result(self) -> OutputComparison:
+        ratio = self.signal / self.noise if self.noise else math.inf
+        alone = math.inf if self.total else 0.0
+        norms = math.sqrt(self.signal) * math.sqrt(self.power)
+        return OutputComparison(
+            name=self.name,
+            shape=self.shape,
+            max_error=self.largest,
+            mean_error=self.total / max(self.elements, 1),
+            sqnr_db=10 * math.log10(ratio) if ratio else -math.inf,
+            cosine=min(self.product / norms, 1.0) if norms else float(self.signal == self.power),
+            ware=self.total / self.magnitude if self.magnitude else alone,
+            top1_agreement=None if self.agreeing is None else self.agreeing / self.samples,
+        )
+
+
+def top1(values: np.ndarray) -> np.ndarray:
+    return np.argmax(values.astype(np.float32), axis=1)
+
+
+def is_numeric(value: object) -> bool:
+    return isinstance(value, np.ndarray) and (value.dtype.kind in "biuf" or value.dtype == ml_dtypes.bfloat16)
+
+
+def is_classes(value: np.ndarray, samples: int) -> bool:
+    floating = value.dtype.kind == "f" or value.dtype == ml_dtypes.bfloat16
+    return floating and value.ndim == 2 and len(value) == samples and value.shape[1] >= 2

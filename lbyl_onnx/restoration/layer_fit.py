@@ -1,0 +1,104 @@
+"""The fit of one layer: new weights with which the cut model's input gives the original's output."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..calibration.im2col import rows_at, sample_rows
+from ..calibration.ridge_regression import Fitted, RowMoments
+from ..calibration.statistics import Statistics
+from ..channels.features import by_channel, channel_features
+from .channel_regression import mixed_weight
+from .output_channels import OutputChannels
+from .paired_run import PairedRun
+
+ROW_ELEMENTS = 2**22
+"""More rows are taken where those that hold so many elements, outputs included, are more."""
+
+
+@dataclass(frozen=True)
+class FittedLayer:
+    """`weight`: float64, of the shape of the cut model's. `error`: the share of the output's variance that it leaves on
+    the samples; `condition`: condition number of the ridge system. `wanted`: statistics of the original's output
+    channels, `found`: of the fit's, both None where the fit does not tell."""
+
+    weight: np.ndarray
+    error: float
+    condition: float
+    wanted: Statistics | None = None
+    found: Statistics | None = None
+
+
+def fit_rows(pair: PairedRun, place: OutputChannels, rows: int, rng: np.random.Generator) -> FittedLayer | None:
+    """Fit whole rows, every tap of a kernel by itself, to the original's output; None where rows are not finite.
+
+    Both models must have run up to the layer.
+    """
+    layer = place.layer
+    weight = layer.weight.read(pair.fitted)
+    present = layer.matrix(weight)
+    groups, *sizes = present.shape
+    rows = max(rows, ROW_ELEMENTS // (groups * sum(sizes)))
+    moments = RowMoments(*present.shape)
+    kernel = weight.shape[2:] if layer.is_convolution else ()
+    kept = pair.kept_channels(layer.name, layer.channel_axis)
+    left: np.ndarray | slice = slice(None) if kept.all() else kept
+    for data, output in pair.pairs(layer, layer.name):
+        positions = pair.positions(output, layer, rows, rng)
+        taken = sample_rows(layer, data, kernel, positions, output.shape)
+        moments.add(taken, rows_at(output, layer, positions)[:, left])
+    if not moments.finite:
+        return None
+    fitted = moments.solve(present, centred=place.takes_shift)
+    bias = np.zeros(1) if place.bias is None else layer.beta * place.bias.read(pair.fitted)
+    found = Statistics(fitted.fit.mean + bias.reshape(-1), fitted.fit.variance)
+    return FittedLayer(layer.weight_like(fitted.matrix, weight), fitted.error, fitted.condition, fitted.wanted, found)
+
+
+def fit_channels(pair: PairedRun, place: OutputChannels, rows: int, rng: np.random.Generator) -> FittedLayer | None:
+    """Mix the layer's input channels (`channel_regression`); None where these cannot be told apart, are as many as the
+    inputs of a row, or not finite.
+
+    Both models must have run up to the layer's input.
+    """
+    layer, analysis = place.layer, pair.analysis
+    labels = analysis.labelling.axes.get(layer.data, [None])[layer.data_axis]
+    if labels is None or layer.groups > 1:
+        return None
+    classes = analysis.classes.class_of[labels]
+    left = pair.kept_channels(layer.data, layer.data_axis)
+    before, after = channel_features(classes), channel_features(classes[left])
+    if before is None or after is None or len(after) == layer.inputs(layer.weight.read(pair.fitted)):
+        return None
+    fitted = _mixing(pair, place, before, after, rows, rng)
+    if fitted is None:
+        return None
+    kept = pair.kept_channels(layer.name, layer.channel_axis)
+    weight = np.compress(kept, layer.weight.read(pair.original.model), layer.output_axis)
+    mixed = mixed_weight(weight, layer.input_axis, before, after, fitted.matrix[0])
+    return FittedLayer(mixed, fitted.error, fitted.condition)
+
+
+def _mixing(
+    pair: PairedRun,
+    place: OutputChannels,
+    before: np.ndarray,
+    after: np.ndarray,
+    rows: int,
+    rng: np.random.Generator,
+) -> Fitted | None:
+    """T, by which the channels `after` make the channels `before` (features of each)."""
+    layer = place.layer
+    moments = RowMoments(1, len(before), len(after))
+    for found, wanted in pair.pairs(layer, layer.data):
+        positions = pair.positions(wanted, layer, rows // before.shape[1], rng)
+        x, y = (rows_at(value, layer, positions) for value in (found, wanted))
+        moments.add(by_channel(x, after)[None], by_channel(y, before))
+    if not moments.finite:
+        return None
+    classes = pair.analysis.classes.class_of[pair.analysis.labelling.axes[layer.data][layer.data_axis]]
+    stays = pair.kept_channels(layer.data, layer.data_axis)
+    present = np.eye(len(before))[:, np.isin(np.unique(classes), classes[stays])]
+    return moments.solve(present[None], centred=place.takes_shift)

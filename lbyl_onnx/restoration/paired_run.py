@@ -1,0 +1,114 @@
+"""The original and the cut model side by side on the same samples, layer by layer, while weights still change."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import onnx
+
+from ..calibration.im2col import position_count
+from ..calibration.samples import Calibration
+from ..calibration.staged_run import CalibratedRun
+from ..channels.groups import Analysis
+from ..channels.surgery import cut
+from ..model.graph import Constant
+from ..model.model import Model
+from ..model.nodes import reads
+from ..model.weight_layer import WEIGHT_OPS, WeightLayer
+from ..options import RunOptions
+
+FRONT_ELEMENTS = 12 * 3 * 224 * 224
+"""Elements of input that go in front, as long as they give enough rows."""
+SELECTING_OPS = ("Compress", "NonMaxSuppression", "NonZero", "TopK", "Unique")
+"""Operators that select by value: behind them a row of the cut model is not the same row of the original."""
+
+
+class PairedRun:
+    """Both models, level with one another wherever their values are compared.
+
+    `fitted`: the cut model that is written; `cut`: its run, in which BatchNormalization may use other statistics;
+    `original`: the run of the original.
+    """
+
+    def __init__(self, analysis: Analysis, kept: np.ndarray, calibration: Calibration, options: RunOptions) -> None:
+        self.analysis = analysis
+        self.fitted = cut(analysis, kept)
+        self.synthetic = calibration.synthetic
+        front = calibration.first(FRONT_ELEMENTS)
+        self.original = CalibratedRun(analysis.model, calibration, options, len(front.batches))
+        self.cut = CalibratedRun(self.fitted, calibration, options, len(front.batches))
+        self._kept = kept
+        self._elements, self._front = calibration.elements, front.elements
+        self._probed = sum(math.prod(analysis.probe.tensors[name].shape) for name in calibration.batches[0])
+
+    @property
+    def changing(self) -> tuple[Model, Model]:
+        """The two copies of the cut model that every change of a weight goes to."""
+        return self.fitted, self.cut.model
+
+    @property
+    def level(self) -> int:
+        """How many batches are level with the first in both runs."""
+        return min(self.original.run.level, self.cut.run.level)
+
+    def write(self, constant: Constant, value: np.ndarray) -> None:
+        """A new value for a constant of the cut model."""
+        for model in self.changing:
+            constant.write(model, value)
+
+    def rows(self, name: str, axis: int, front: bool = False) -> float:
+        """About how many rows a tensor with channels on `axis` has for all samples, or for those in `front`."""
+        shape = self.analysis.probe.tensors[name].shape
+        elements = self._front if front else self._elements
+        return math.prod(shape) / max(shape[axis], 1) * elements / self._probed
+
+    def reach(self, name: str, lagging: bool) -> None:
+        """Run both models up to the tensor `name`."""
+        for run in (self.original.run, self.cut.run):
+            run.reach(name, lagging=lagging)
+
+    def pairs(self, layer: WeightLayer, wanted: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """What the layer reads in the cut model and the original's tensor `wanted`, on the same samples, batch by
+        batch; without batches that have no rows, or not the same."""
+        ours = self.cut.run.values(layer.data, self.level)
+        for found, value in zip(ours, self.original.run.values(wanted, self.level), strict=True):
+            if value.size and layer.pairs(found, value):
+                yield found, value
+
+    def positions(self, value: np.ndarray, layer: WeightLayer, rows: int, rng: np.random.Generator) -> np.ndarray:
+        """Positions in one batch's value, as many as make about `rows` over all batches."""
+        total, share = position_count(value, layer), rows // self.level + 1
+        return np.arange(total) if total <= share else rng.choice(total, share, replace=False)
+
+    def kept_channels(self, name: str, axis: int) -> np.ndarray:
+        """Which channels of the original's tensor `name` the cut model has, bool (channels,)."""
+        labels = self.analysis.labelling.axes[name][axis]
+        if labels is None:
+            return np.ones(self.analysis.probe.tensors[name].shape[axis], bool)
+        return self._kept[self.analysis.classes.class_of[labels]]
+
+    def finish(self) -> None:
+        """Run both models to their last stop."""
+        for run in (self.original.run, self.cut.run):
+            run.finish()
+
+    def close(self) -> None:
+        """Forget all values."""
+        for run in (self.original.run, self.cut.run):
+            run.close()
+
+
+def selected(graph: onnx.GraphProto) -> set[str]:
+    """Tensors behind operators that select by the values that weight layers gave."""
+    computed: set[str] = set()
+    chosen: set[str] = set()
+    for node in graph.node:
+        read = set(reads(node))
+        selects = node.op_type in SELECTING_OPS and not computed.isdisjoint(read)
+        if selects or not chosen.isdisjoint(read):
+            chosen.update(node.output)
+        if node.op_type in WEIGHT_OPS or not computed.isdisjoint(read):
+            computed.update(node.output)
+    return chosen
