@@ -2,6 +2,7 @@ from .compression import CompressionResult, compress
 from .errors import LbylError, ModelError, NothingToRemove, UsageError, ValidationFailed
 from .evaluation.inspection import inspect
 from .evaluation.records import (
+    ClassComparison,
     FileReport,
     GroupReport,
     Inspection,
@@ -9,23 +10,27 @@ from .evaluation.records import (
     OutputComparison,
     Report,
     Validation,
+    Verdict,
 )
 from .evaluation.validation import validate
 from .model.model import Model
 from .model.reading import load
 from .model.writing import save
-from .options import Normalisation, Options, PruneOptions, RunOptions, SampleOptions
+from .options import Limits, Normalisation, Options, PruneOptions, RunOptions, SampleOptions
+from .progress import Progress
 from .restoration.methods import Outcome
 
 __version__: str
 
 __all__ = [
+    "ClassComparison",
     "CompressionResult",
     "FileReport",
     "GroupReport",
     "Inspection",
     "LayerErrors",
     "LbylError",
+    "Limits",
     "Model",
     "ModelError",
     "Normalisation",
@@ -33,6 +38,7 @@ __all__ = [
     "Options",
     "Outcome",
     "OutputComparison",
+    "Progress",
     "PruneOptions",
     "Report",
     "RunOptions",
@@ -40,6 +46,7 @@ __all__ = [
     "UsageError",
     "Validation",
     "ValidationFailed",
+    "Verdict",
     "compress",
     "inspect",
     "load",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -12,16 +12,19 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from .calibration.samples import EXPECTED, SYNTHETIC, Calibration, calibrate, is_synthetic
-from .calibration.user_samples import Source, check_source
+from .calibration.inputs import input_specs
+from .calibration.samples import EXPECTED, Calibration, calibrate, is_made_up, unseen
+from .calibration.synthetic import AUTO
+from .calibration.user_samples import SampleSet, Source, check_source, open_samples, read_samples
 from .channels.groups import Analysis, analyse
 from .channels.probe import probe
-from .errors import MeasurementFailed, ModelError, NothingToRemove, UsageError, ValidationFailed
-from .evaluation.advice import speed_warnings, unused_options, why_nothing
+from .errors import MeasurementFailed, ModelError, NothingToRemove, UsageError, ValidationFailed, naming
+from .evaluation.advice import damage_warnings, speed_warnings, unused_options, why_nothing
 from .evaluation.inspection import file_report, group_reports
 from .evaluation.layer_errors import measure_errors
 from .evaluation.records import LayerErrors, Report, Validation, Versions
 from .evaluation.validation import compare
+from .evaluation.verdict import check_limits
 from .model.initializers import reshare, unshare
 from .model.model import Model
 from .model.providers import resolve
@@ -32,19 +35,27 @@ from .options import (
     DEFAULT_LAMBDA1,
     DEFAULT_LAMBDA2,
     DEFAULT_RATIO,
+    Limits,
     Normalisation,
     Options,
     PruneOptions,
     RunOptions,
     SampleOptions,
 )
+from .progress import Listener, Telling
 from .restoration.methods import Restored, RestoreTask, restoration_named
 from .selection.criteria import criterion_named
 from .selection.plan import Plan, choose, rank, reasons_to_leave
 
+LABELLED = "an .npz file with an array for each input and `labels`, or a folder with one sub-folder for each class"
+NO_LABELS = (
+    "has no labels for the classes of an output; expected an array `labels` in an .npz file, or a folder with one "
+    "sub-folder for each class, named with its number where there are fewer"
+)
+MAX_EVALUATED = 2048
+"""Images of a folder that accuracies are measured on at most."""
 WITHOUT_SAMPLES = ("l2", "lbyl")
 """Criterion and restoration that stand in where activations cannot be measured."""
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, repr=False)
@@ -75,16 +86,20 @@ def compress(
     round_to: int = 1,
     include: str | None = None,
     exclude: str | None = None,
-    calibration: Source = SYNTHETIC,
+    calibration: Source = AUTO,
     samples: int | None = None,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     normalisation: Normalisation | None = None,
     seed: int = 0,
     provider: str = "auto",
     custom_ops_library: str | None = None,
+    evaluation: Source | None = None,
+    min_agreement: float | None = None,
+    min_sqnr: float | None = None,
+    max_drop: float | None = None,
     validation: bool = True,
     layer_errors: bool = False,
-    progress: Progress | None = None,
+    progress: Listener | None = None,
 ) -> CompressionResult:
     """Remove a share of every channel group's units and make up for them in the consumers' weights.
 
@@ -98,15 +113,20 @@ def compress(
         scope: "chains" (units that reach no residual sum or Concat) or "all".
         round_to: keep a multiple of this many units per group.
         include, exclude: regular expressions searched in producers' node names.
-        calibration: what activations are measured on: "synthetic", an .npz file or a mapping with an array for each
-            input, first axis = samples, or a folder of images.
+        calibration: what activations are measured on: "auto" ("photos" for images of one or three channels, else
+            "leaves"), "photos" (crops of photographs), "leaves" (dead leaves), "noise", an .npz file or a mapping with
+            an array for each input, first axis = samples, or a folder of images.
         samples, shapes, normalisation: how many samples, sizes of dynamic inputs, scaling of images.
         seed: of the random criterion and of synthetic inputs.
         provider: onnxruntime's, "auto", "cpu" or "cuda".
         custom_ops_library: a shared library of operators that the model needs.
-        validation: run both models and compare.
+        evaluation: labelled samples to compare on: an .npz file or mapping that holds `labels` too, or a folder of
+            images in one sub-folder for each class.
+        min_agreement, min_sqnr, max_drop: what the result has to keep: per cent of top-1 answers, decibels of every
+            output, points of accuracy (with `evaluation`).
+        validation: run both models and compare, on `evaluation`, or on samples that nothing was fitted to.
         layer_errors: measure the errors of each layer, by any method, for the report (`GroupReport`).
-        progress: called with a word for each stage as it begins.
+        progress: called with a `Progress` as each stage and layer begins.
 
     Raises:
         UsageError: an option is out of range. ModelError: the model is invalid or onnxruntime refuses it.
@@ -118,20 +138,25 @@ def compress(
         PruneOptions(ratio, criterion, restore, scope, round_to, include, exclude, lambda1, lambda2, seed),
         SampleOptions(str(given), samples, shapes or {}, normalisation, seed),
         resolve(RunOptions(provider, custom_ops_library=custom_ops_library)),
+        Limits(min_agreement, min_sqnr, max_drop),
+        None if evaluation is None else str(evaluation) if isinstance(evaluation, str | Path) else "arrays",
         validation,
         layer_errors,
     )
-    return _Compression(load(model), options, calibration, progress or (lambda stage: None)).run()
+    return _Compression(load(model), options, calibration, evaluation, Telling(progress)).run()
 
 
 class _Compression:
     """The stages of one run, and what it has to say of them."""
 
-    def __init__(self, source: Model, options: Options, given: Source, tell: Progress) -> None:
+    def __init__(
+        self, source: Model, options: Options, given: Source, evaluation: Source | None, telling: Telling
+    ) -> None:
         self.source = source
         self.options = options
         self.given = given
-        self.tell = tell
+        self.evaluation = evaluation
+        self.telling = telling
         self.criterion = criterion_named(options.prune.criterion)
         self.restoration = restoration_named(options.prune.restore)
         self.measured = False
@@ -141,31 +166,38 @@ class _Compression:
     def run(self) -> CompressionResult:
         """All stages."""
         started = time.perf_counter()
+        self.check_evaluation()
         working, origins = unshare(self.source)
         analysis, reasons = self.analyse(working)
-        calibration = self.sample(analysis)
+        before = file_report(analysis, np.ones(analysis.classes.count, bool), self.source)
+        calibration = self.sample(analysis, before.macs)
         plan = self.choose(analysis, reasons, calibration)
         task, restored = self.restore(analysis, plan, calibration)
         errors = self.measure_layers(task, restored, calibration)
         reshare(restored.model, origins)
-        validation = self.validate(restored.model)
+        validation = self.validate(restored.model, before.macs)
         report = Report(
             versions=Versions(version("lbyl-onnx"), ort.__version__, self.options.run.provider),
             options=self.options,
-            input=file_report(analysis, np.ones_like(plan.kept), self.source),
+            input=before,
             output=file_report(analysis, plan.kept, replace(restored.model, path=None)),
             calibration=calibration.source if calibration is not None and self.measured else None,
             groups=group_reports(plan, restored, errors),
             validation=validation,
             seconds=time.perf_counter() - started,
             fallbacks=tuple(self.fallbacks),
-            warnings=(*self.warnings, *self.fallbacks, *speed_warnings(validation, self.options.prune.round_to)),
+            warnings=(
+                *self.warnings,
+                *self.fallbacks,
+                *speed_warnings(validation, self.options.prune.round_to),
+                *damage_warnings(validation, self.options),
+            ),
         )
         return CompressionResult(restored.model, report)
 
     def analyse(self, working: Model) -> tuple[Analysis, list[str | None]]:
         """Channel groups, and why those that stay whole do. Raises NothingToRemove where all of them do."""
-        self.tell("analysing")
+        self.telling.stage("analysing")
         samples, prune = self.options.samples, self.options.prune
         analysis = analyse(working, probe(working, samples.shapes, self.options.run))
         reasons = reasons_to_leave(analysis, prune, lambda group: self.restoration.obstacle(analysis, group))
@@ -173,10 +205,10 @@ class _Compression:
             raise NothingToRemove(why_nothing(self.source.name, reasons, prune))
         return analysis, reasons
 
-    def sample(self, analysis: Analysis) -> Calibration | None:
+    def sample(self, analysis: Analysis, macs: int) -> Calibration | None:
         """Samples, where a strategy or the report needs some."""
         if not (self.criterion.needs_samples or self.restoration.needs_samples or self.options.layer_errors):
-            if not is_synthetic(self.given):
+            if not is_made_up(self.given):
                 self.warnings.append(
                     f"the calibration samples are not used by --restore {self.restoration.name} with --criterion "
                     f"{self.criterion.name}"
@@ -187,17 +219,17 @@ class _Compression:
                     f"{self.criterion.name} measures nothing"
                 )
             return None
-        self.tell("sampling")
-        calibration = calibrate(analysis.model, self.given, self.options.samples)
+        self.telling.stage("sampling")
+        calibration = calibrate(analysis.model, self.given, self.options.samples, macs)
         self.warnings += calibration.warnings
         return calibration
 
     def choose(self, analysis: Analysis, reasons: list[str | None], calibration: Calibration | None) -> Plan:
         """Which units go; by weights alone where activations cannot be measured."""
-        self.tell("choosing")
+        self.telling.stage("choosing")
         prune, runtime = self.options.prune, self.options.run
         try:
-            ranked = rank(analysis, reasons, prune, runtime, calibration)
+            ranked = rank(analysis, reasons, prune, runtime, calibration, self.telling.layer)
             self.measured |= self.criterion.needs_samples
         except MeasurementFailed as error:
             prune = replace(prune, criterion=self.without_samples(WITHOUT_SAMPLES[0], calibration, error))
@@ -216,8 +248,8 @@ class _Compression:
 
     def restore(self, analysis: Analysis, plan: Plan, calibration: Calibration | None) -> tuple[RestoreTask, Restored]:
         """Cut and make up for what went; from weights alone where activations cannot be measured."""
-        self.tell("restoring")
-        task = RestoreTask(analysis, plan, self.options.prune, self.options.run, calibration)
+        self.telling.stage("restoring")
+        task = RestoreTask(analysis, plan, self.options.prune, self.options.run, calibration, self.telling.layer)
         try:
             restored = self.restoration.restore(task)
             self.measured |= self.restoration.needs_samples
@@ -247,7 +279,7 @@ class _Compression:
         empty = tuple(LayerErrors() for _ in task.plan.choices)
         if not self.options.layer_errors or calibration is None:
             return empty
-        self.tell("measuring")
+        self.telling.stage("measuring")
         try:
             errors = measure_errors(task, restored, calibration)
             self.measured = True
@@ -268,12 +300,35 @@ class _Compression:
                         "--lambda2"
                     )
 
-    def validate(self, compressed: Model) -> Validation | None:
-        """Both models side by side, if that was asked for."""
+    def validate(self, compressed: Model, macs: int) -> Validation | None:
+        """Both models side by side, if that was asked for, on samples that nothing was fitted to. Raises
+        ValidationFailed where the result breaks a limit."""
         if not self.options.validation:
             return None
-        self.tell("validating")
+        self.telling.stage("validating")
+        samples = self.judging_samples(macs)
         try:
-            return compare(self.source, compressed, None, replace(self.options.samples, samples=None), self.options.run)
+            validation = compare(self.source, compressed, samples, self.options.run)
         except ModelError as error:
             raise ValidationFailed(f"the result cannot be compared with the original: {error}") from error
+        if self.evaluation is not None and validation.accuracy_before is None:
+            raise UsageError(f"{samples.source}: {NO_LABELS}", "eval")
+        check_limits(validation, self.options.limits)
+        return validation
+
+    def check_evaluation(self) -> None:
+        """Raise UsageError, before the work begins, where the samples to evaluate on do not fit or have no labels."""
+        if self.evaluation is not None:
+            with naming("eval"):
+                check_source(self.evaluation, LABELLED)
+                given = open_samples(input_specs(self.source), self.evaluation, self.options.samples, LABELLED)
+                if given.take(np.arange(1)).labels is None:
+                    raise UsageError(f"{given.source}: {NO_LABELS}", "eval")
+
+    def judging_samples(self, macs: int) -> SampleSet:
+        """The user's labelled samples, or others that were not measured on."""
+        if self.evaluation is None:
+            return unseen(self.source, self.given, self.options.samples, macs)
+        with naming("eval"):
+            options = replace(self.options.samples, samples=None)
+            return read_samples(input_specs(self.source), self.evaluation, options, LABELLED, MAX_EVALUATED)

@@ -89,7 +89,7 @@ class SampleOptions:
     dynamic inputs, by name; `normalisation`: of images (None: the default of their channels); `seed`: of what is drawn.
     """
 
-    calibration: str = "synthetic"
+    calibration: str = "auto"
     samples: int | None = None
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     normalisation: Normalisation | None = None
@@ -138,15 +138,48 @@ class RunOptions:
 
 
 @dataclass(frozen=True)
+class Limits:
+    """What a result has to keep. `min_agreement`: of top-1, in per cent; `min_sqnr`: of every output, in decibels;
+    `max_drop`: of accuracy, in points."""
+
+    min_agreement: float | None = None
+    min_sqnr: float | None = None
+    max_drop: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.min_agreement is not None:
+            check_number("min_agreement", self.min_agreement, 1, 100, "per cent, from 1 to 100")
+        if self.min_sqnr is not None:
+            check_number("min_sqnr", self.min_sqnr, -200, 200, "decibels, such as 15")
+        if self.max_drop is not None:
+            check_number("max_drop", self.max_drop, 0, 100, "points of accuracy, from 0 to 100")
+
+    @property
+    def any(self) -> bool:
+        """Whether there is a limit at all."""
+        return any(value is not None for value in (self.min_agreement, self.min_sqnr, self.max_drop))
+
+
+@dataclass(frozen=True)
 class Options:
-    """All options of one run. `validation`: compare the result with the original; `layer_errors`: measure what each
-    layer lost."""
+    """All options of one run. `validation`: compare the result with the original; `evaluation`: labelled samples to do
+    that on; `layer_errors`: measure what each layer lost."""
 
     prune: PruneOptions
     samples: SampleOptions
     run: RunOptions
+    limits: Limits = Limits()
+    evaluation: str | None = None
     validation: bool = True
     layer_errors: bool = False
+
+    def __post_init__(self) -> None:
+        given = {**vars(self.limits), "eval": self.evaluation}
+        for name, value in given.items():
+            if value is not None and not self.validation:
+                raise UsageError("needs the comparison; leave out --no-validate", name)
+        if self.limits.max_drop is not None and self.evaluation is None:
+            raise UsageError("needs labelled samples; give them with --eval", "max_drop")
 
 
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:

@@ -8,6 +8,7 @@ A test module takes the fixture by `lbyl = command_line.lbyl`.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lbyl_onnx import cli
 from lbyl_onnx.evaluation import latency
+from lbyl_onnx.progress import SHARES
 
 CNN = ROOT / "models" / "digits_cnn.onnx"
 DIGITS = ROOT / "models" / "digits_eval.npz"
@@ -43,11 +45,19 @@ def lbyl(capsys, monkeypatch) -> Callable[..., Result]:
     return call
 
 
+def said(err: str) -> str:
+    """Standard error behind the lines that say which stage begins."""
+    stages = re.match(rf"(?:(?:{'|'.join(SHARES)}) \(\d+ s\)\n)*", err)
+    assert stages is not None
+    return err[stages.end() :]
+
+
 def assert_refused(result: Result, code: int, *parts: str) -> None:
-    """Exit code, and one line on standard error that contains all parts."""
+    """Exit code, and one line on standard error, behind those of the stages, that contains all parts."""
     found, out, err = result
     assert found == code, err
     assert out == ""
+    err = said(err)
     assert err.startswith("error: ") and err.count("\n") == 1 and err.endswith("\n")
     assert "Traceback" not in err
     for part in parts:

@@ -3,7 +3,7 @@
 import json
 import re
 from dataclasses import replace
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 import ml_dtypes
 import numpy as np
@@ -78,8 +78,8 @@ def test_every_field_of_the_report():
         assert 0 < report["output"][name] < 0.5 * report["input"][name]
     again = inspect(result.model).input
     assert (again.parameters, again.macs) == (report["output"]["parameters"], report["output"]["macs"])
-    assert report["validation"]["provider"] == "cpu" and report["validation"]["samples"] == 16
-    assert report["validation"]["outputs"][0]["shape"] == [16, 10] and report["seconds"] > 0
+    assert report["validation"]["provider"] == "cpu" and report["validation"]["samples"] == 128
+    assert report["validation"]["outputs"][0]["shape"] == [128, 10] and report["seconds"] > 0
 
 
 def test_one_record_for_each_group():
@@ -118,12 +118,15 @@ def test_options_are_echoed():
 
 
 def test_progress_names_every_stage():
-    stages = []
-    compress(dense(), 0.5, progress=stages.append)
-    assert stages == ["analysing", "sampling", "choosing", "restoring", "validating"]
-    stages.clear()
-    cut_down(dense(), 0.5, validation=True, progress=stages.append)
-    assert stages == ["analysing", "choosing", "restoring", "validating"]
+    """In their order, each once for itself and then perhaps for its layers."""
+    told = []
+    compress(dense(), 0.5, progress=told.append)
+    stages = ["analysing", "sampling", "choosing", "restoring", "validating"]
+    assert [progress.stage for progress in told if not progress.layer] == stages
+    assert [stage for stage, _ in groupby(told, key=lambda progress: progress.stage)] == stages
+    told.clear()
+    cut_down(dense(), 0.5, validation=True, progress=told.append)
+    assert [progress.stage for progress in told] == ["analysing", "choosing", "restoring", "validating"]
 
 
 def test_validation_can_be_left_out():
@@ -354,7 +357,7 @@ def refused_while(monkeypatch, *stages):
     reached, opened = [], staged_run.open_session
 
     def refuse(*arguments, **options):
-        if reached[-1] in stages:
+        if reached[-1].stage in stages:
             raise ModelError("no such kernel")
         return opened(*arguments, **options)
 
@@ -417,7 +420,7 @@ def test_nothing_stands_in_for_what_can_be_measured():
 # ---- speed
 
 
-MEASURED = Validation("cpu", "synthetic", 16, (), 1, latency_before_ms=2.0, latency_after_ms=2.5)
+MEASURED = Validation("cpu", "made up", 16, (), 1, latency_before_ms=2.0, latency_after_ms=2.5)
 
 
 @pytest.mark.parametrize(

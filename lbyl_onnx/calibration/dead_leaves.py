@@ -7,6 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from .normalisation import BRIGHTNESS, CONTRAST
+
 PAINTED_TOGETHER, PIXELS_TOGETHER = 64, 2**20
 PAINTERS = 2
 """Threads that paint: numpy lets go of the interpreter for about half of their time."""
@@ -17,8 +19,6 @@ COLOUR_CORRELATION = 0.89
 SCENE_SHARE = 0.25
 SHADING = 0.2
 NOISE = 0.04
-BRIGHTNESS = 0.46
-CONTRAST = 0.25
 
 
 def dead_leaves(

@@ -99,10 +99,9 @@ def concrete_shapes(
     return chosen
 
 
-def samples_within(elements: int, shapes: Mapping[str, tuple[int, ...]], least: int, most: int) -> int:
-    """How many samples of inputs of these `shapes` hold so many `elements`, from `least` to `most`."""
-    each = sum(math.prod(shape[1:]) for shape in shapes.values())
-    return min(max(elements // max(each, 1), least), most)
+def sizes_of(specs: Sequence[InputSpec], arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
+    """The shapes of given arrays as `concrete_shapes` takes them: of one run."""
+    return {spec.name: (spec.shape[0] or 1, *arrays[spec.name].shape[1:]) if spec.shape else () for spec in specs}
 
 
 def _default_length(spec: InputSpec, axis: int, batch: int, size: int) -> int:

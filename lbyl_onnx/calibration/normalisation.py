@@ -10,6 +10,11 @@ from ..errors import UsageError
 from ..options import Normalisation, SampleOptions
 from .inputs import InputSpec, concrete_shapes
 
+BRIGHTNESS, CONTRAST = 0.46, 0.25
+"""Mean and deviation of the pixels of photographs, in [0, 1]."""
+LEAST_SPREAD = 1e-6
+"""Deviation that a channel is taken to have at least, relative to its mean."""
+
 
 def normalised(images: np.ndarray, normalisation: Normalisation | None) -> np.ndarray:
     """`images`, float32 of shape (N, C, H, W) in [0, 1], normalised in place (None: the default of C). UsageError where
@@ -48,6 +53,20 @@ def scaling(
         elif spec.channel_axis is not None:
             found.add(str(normalisation or Normalisation.default(shapes[spec.name][spec.channel_axis])))
     return " or ".join(sorted(found))
+
+
+def normalisation_like(specs: Sequence[InputSpec], arrays: Mapping[str, np.ndarray]) -> Normalisation | None:
+    """A normalisation by which photographs get the means and deviations of the first given images, of each channel or,
+    where inputs differ in their channels, of all; None without images."""
+    images = [(arrays[each.name], each.channel_axis) for each in specs if each.channel_axis and each.dtype.kind == "f"]
+    if not images:
+        return None
+    array, axis = images[0]
+    alike = len({each.shape[place] for each, place in images}) == 1
+    channels = np.moveaxis(array, axis, 0).reshape(array.shape[axis] if alike else 1, -1)
+    centre, spread = channels.mean(axis=1, dtype=np.float64), channels.std(axis=1, dtype=np.float64)
+    std = CONTRAST / np.maximum(spread, LEAST_SPREAD * np.abs(centre) + np.finfo(np.float32).tiny)
+    return Normalisation(tuple((BRIGHTNESS - std * centre).tolist()), tuple(std.tolist()))
 
 
 def stated(specs: Sequence[InputSpec], options: SampleOptions) -> str:

@@ -1,9 +1,15 @@
-"""Moments of a layer's rows and outputs, gathered batch by batch, and the ridge regression they allow."""
+"""Moments of a layer's rows and outputs, gathered batch by batch, and the ridge regression they allow.
+
+How strong the ridge has to be differs from layer to layer by five orders of magnitude: rows may be many and all alike.
+So samples come in folds, each with moments of its own, and the strength is the one whose fit to the other folds leaves
+least of the outputs' variance on a fold that it has not seen; or none, and the weights stay as they are.
+"""
 
 from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy import linalg
@@ -16,130 +22,221 @@ CHUNK = 2**22
 """Elements of rows and outputs that are gathered before they are multiplied."""
 ORIGIN_ROWS = 256
 """Rows whose mean is taken away from all: near enough for products to keep their digits."""
+STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
+"""Ridge strengths that are compared, relative to the mean diagonal of the inputs' moments."""
+FIRST_TRIED = 1
+"""The one of them that the search begins with, and that a single fold has to do with."""
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """`matrix`: float64 (groups, outputs, inputs). `error`: share of the outputs' variance that is left, in [0, 1] up
-    to rounding. `condition`: estimated condition number of the ridge system, the worst over the groups. `wanted`:
+    """`matrix`: float64 (groups, outputs, inputs). `error`: share of the outputs' variance that is left on samples that
+    were not fitted (on the samples, where they are one fold), at least 0. `condition`: estimated condition number of
+    the ridge system, the worst over the groups. `strength`: of the ridge, infinite where the weights stay. `wanted`:
     statistics of the outputs y, `fit`: of what the matrix makes of the rows, both over (groups x outputs,)."""
 
     matrix: np.ndarray
     error: float
     condition: float
+    strength: float
     wanted: Statistics
     fit: Statistics
 
 
-class RowMoments:
-    """Second moments of rows x, (groups, rows, inputs), and outputs y, (rows, groups x outputs): memory does not grow
-    with the number of rows. Products in single precision, relative to the first rows' mean, so that a large mean
-    costs no digits."""
+class _Moments(NamedTuple):
+    """Means, (groups, inputs) and (groups, outputs), and second moments about a point: of inputs, (groups, inputs,
+    inputs), outputs with inputs, (groups, outputs, inputs), and of each output, (groups, outputs)."""
 
-    def __init__(self, groups: int, outputs: int, inputs: int) -> None:
+    x: np.ndarray
+    y: np.ndarray
+    xx: np.ndarray
+    yx: np.ndarray
+    yy: np.ndarray
+
+    def about(self, x: np.ndarray, y: np.ndarray) -> _Moments:
+        """Central moments as those about the point (x, y)."""
+        dx, dy = (self.x - x).astype(self.xx.dtype), self.y - y
+        return self._replace(
+            xx=self.xx + dx[:, :, None] * dx[:, None], yx=self.yx + dy[:, :, None] * dx[:, None], yy=self.yy + dy**2
+        )
+
+    def left(self, matrix: np.ndarray) -> float:
+        """The sum of squares that outputs differ by from what `matrix` makes of the inputs."""
+        matrix = matrix.astype(self.xx.dtype, copy=False)
+        return float(self.yy.sum() + ((matrix @ self.xx - 2 * self.yx) * matrix).sum(dtype=np.float64))
+
+    @property
+    def scale(self) -> np.ndarray:
+        """What ridge strengths are relative to, (groups,): the mean diagonal of the inputs' moments."""
+        traces = np.einsum("gii->g", self.xx).astype(np.float64)
+        return np.where(traces > 0, traces, self.xx.shape[1]) / self.xx.shape[1]
+
+
+class _Sums:
+    """Sums of the rows of one fold, relative to an origin that all folds share."""
+
+    def __init__(self, groups: int, outputs: int, inputs: int, capacity: int) -> None:
         precision = np.float32 if inputs > SINGLE_PRECISION_INPUTS else np.float64
-        capacity = max(1, CHUNK // (groups * (inputs + outputs)))
-        self._blocks = tuple(np.empty((groups, capacity, columns), np.float32) for columns in (inputs, outputs))
-        self._filled = 0
-        self._origin: tuple[np.ndarray, ...] = ()
-        self._rows = 0
-        self._xx = np.zeros((groups, inputs, inputs), precision)
-        self._yx = np.zeros((groups, outputs, inputs), precision)
-        self._yy = np.zeros((groups, outputs))
-        self._x = np.zeros((groups, inputs))
-        self._y = np.zeros((groups, outputs))
+        self.blocks = tuple(np.empty((groups, capacity, columns), np.float32) for columns in (inputs, outputs))
+        self.filled = self.rows = 0
+        self.xx = np.zeros((groups, inputs, inputs), precision)
+        self.yx = np.zeros((groups, outputs, inputs), precision)
+        self.yy = np.zeros((groups, outputs))
+        self.x = np.zeros((groups, inputs))
+        self.y = np.zeros((groups, outputs))
 
-    def add(self, x: np.ndarray, y: np.ndarray) -> None:
+    def add(self, pair: tuple[np.ndarray, np.ndarray], origin: tuple[np.ndarray, ...]) -> None:
+        count, capacity, start = pair[0].shape[1], self.blocks[0].shape[1], 0
+        while start < count:
+            end = min(start + capacity - self.filled, count)
+            for rows, zero, block in zip(pair, origin, self.blocks, strict=True):
+                np.subtract(rows[:, start:end], zero, out=block[:, self.filled : self.filled + end - start])
+            self.filled, start = self.filled + end - start, end
+            if self.filled == capacity:
+                self.multiply()
+
+    def multiply(self) -> None:
+        """Take the rows that wait in the blocks into the sums."""
+        if not self.filled:
+            return
+        x, y = (block[:, : self.filled] for block in self.blocks)
+        self.rows, self.filled = self.rows + self.filled, 0
+        for group in range(len(x)):
+            self.xx[group] += x[group].T @ x[group]
+            self.yx[group] += y[group].T @ x[group]
+        self.x += sums(x)
+        self.y += sums(y)
+        self.yy += sums(np.square(y, out=y))
+
+
+class RowMoments:
+    """Second moments of rows x, (groups, rows, inputs), and outputs y, (rows, groups x outputs), of each fold: memory
+    does not grow with the number of rows. Products in single precision, relative to the first rows' mean, so that a
+    large mean costs no digits."""
+
+    def __init__(self, groups: int, outputs: int, inputs: int, folds: int = 1) -> None:
+        capacity = max(1, CHUNK // (groups * (inputs + outputs) * folds))
+        self._folds = [_Sums(groups, outputs, inputs, capacity) for _ in range(folds)]
+        self._origin: tuple[np.ndarray, ...] = ()
+
+    def add(self, x: np.ndarray, y: np.ndarray, fold: int = 0) -> None:
         """Rows x (groups, rows, inputs) with outputs y (rows, groups x outputs)."""
         if len(y) == 0:
             return
-        pair = x, np.moveaxis(y.reshape(len(y), len(self._y), -1), 1, 0)
+        pair = x, np.moveaxis(y.reshape(len(y), len(x), -1), 1, 0)
         if not self._origin:
             self._origin = tuple(rows[:, :ORIGIN_ROWS].mean(axis=1, keepdims=True, dtype=np.float32) for rows in pair)
-        capacity, start = self._blocks[0].shape[1], 0
-        while start < len(y):
-            end = min(start + capacity - self._filled, len(y))
-            for rows, origin, block in zip(pair, self._origin, self._blocks, strict=True):
-                np.subtract(rows[:, start:end], origin, out=block[:, self._filled : self._filled + end - start])
-            self._filled, start = self._filled + end - start, end
-            if self._filled == capacity:
-                self._multiply()
-
-    def _multiply(self) -> None:
-        """Take the rows that wait in the blocks into the sums."""
-        if not self._filled:
-            return
-        x, y = (block[:, : self._filled] for block in self._blocks)
-        self._rows, self._filled = self._rows + self._filled, 0
-        for group in range(len(x)):
-            self._xx[group] += x[group].T @ x[group]
-            self._yx[group] += y[group].T @ x[group]
-        self._x += sums(x)
-        self._y += sums(y)
-        self._yy += sums(np.square(y, out=y))
+        self._folds[fold].add(pair, self._origin)
 
     @property
     def finite(self) -> bool:
         """Whether there were rows, and all of them and their outputs were finite."""
-        self._multiply()
-        return self._rows > 0 and all(np.isfinite(sums).all() for sums in (self._xx, self._yx, self._yy))
+        for fold in self._folds:
+            fold.multiply()
+        found = [fold for fold in self._folds if fold.rows]
+        return bool(found) and all(np.isfinite(each).all() for fold in found for each in (fold.xx, fold.yx, fold.yy))
 
-    def solve(self, present: np.ndarray, centred: bool, ridge: float = 1e-2) -> Fitted:
+    def solve(self, present: np.ndarray, centred: bool) -> Fitted:
         """The matrix W that minimises E|y - W x - c|^2 + r |W - present|^2; c is 0 unless `centred`.
 
-        `present`: float64 (groups, outputs, inputs). r is `ridge` times the mean diagonal of the inputs' covariance,
-        and more where rounding has left that indefinite.
+        `present`: float64 (groups, outputs, inputs). r is a multiple of the mean diagonal of the inputs' covariance, by
+        cross-validation over the folds, and more where rounding has left that indefinite.
         """
-        self._multiply()
-        mean = self._x / self._rows + self._origin[0][:, 0]
-        y = self._y / self._rows + self._origin[1][:, 0]
-        variance = self._yy / self._rows - (self._y / self._rows) ** 2
-        matrix, energy = np.empty_like(present), np.empty_like(y)
-        left, condition = 0.0, 1.0
-        for group in range(len(y)):
-            xx, yx = self._central(group)
-            if not centred:
-                xx += np.outer(mean[group], mean[group]).astype(xx.dtype)
-                yx += np.outer(y[group], mean[group])
-            matrix[group], inverse_condition, strength = _solve(xx, yx, present[group], ridge)
-            step = matrix[group] - present[group]
-            condition = max(condition, 1 / max(inverse_condition, np.finfo(np.float64).eps))
-            energy[group] = ((yx - strength * step) * matrix[group]).sum(axis=1)
-            left += float(((yx + strength * step) * matrix[group]).sum())
-        fit_mean = np.einsum("goi,gi->go", matrix, mean)
-        total = float(variance.sum() if centred else (variance + y**2).sum())
+        for fold in self._folds:
+            fold.multiply()
+        folds = [fold for fold in self._folds if fold.rows]
+        strength, error = _cross_validated(self._origin, folds, present, centred)
+        central = _moments(self._origin, folds)
+        moments = central if centred else central.about(np.zeros_like(central.x), np.zeros_like(central.y))
+        matrix, condition = present.astype(np.float64), 1.0
+        if np.isfinite(strength):
+            for group, scale in enumerate(moments.scale):
+                matrix[group], worst = _solve(moments.xx[group], moments.yx[group], present[group], strength * scale)
+                condition = max(condition, worst)
+        if error is None:
+            total = float(moments.yy.sum())
+            error = moments.left(matrix) / total if total > 0 else 0.0
+        energy = np.maximum(((matrix @ central.xx) * matrix).sum(axis=2), 0)
+        fit_mean = np.einsum("goi,gi->go", matrix, central.x)
+        wanted = Statistics(central.y.ravel(), np.maximum(central.yy, 0).ravel())
         return Fitted(
-            matrix,
-            1 - left / total if total > 0 else 0.0,
-            condition,
-            Statistics(y.ravel(), np.maximum(variance, 0).ravel()),
-            Statistics(fit_mean.ravel(), np.maximum(energy if centred else energy - fit_mean**2, 0).ravel()),
+            matrix, max(error, 0.0), condition, strength, wanted, Statistics(fit_mean.ravel(), energy.ravel())
         )
 
-    def _central(self, group: int) -> tuple[np.ndarray, np.ndarray]:
-        """Covariance of the inputs, (inputs, inputs), and of outputs with inputs, (outputs, inputs)."""
-        x, y = self._x[group] / self._rows, self._y[group] / self._rows
-        xx = self._xx[group] / self._xx.dtype.type(self._rows)
-        single = x.astype(xx.dtype)
-        xx -= np.outer(single, single)
-        return xx, self._yx[group] / self._rows - np.outer(y, x)
+
+def _moments(origin: tuple[np.ndarray, ...], folds: list[_Sums]) -> _Moments:
+    """Means and central moments over all rows of `folds`."""
+    rows = sum(fold.rows for fold in folds)
+    x, y, yy = (sum(getattr(fold, name) for fold in folds) / rows for name in ("x", "y", "yy"))
+    first, *others = folds
+    xx, yx = first.xx.copy(), first.yx.copy()
+    for other in others:
+        xx += other.xx
+        yx += other.yx
+    single, kind = x.astype(xx.dtype), xx.dtype.type
+    xx /= kind(rows)
+    xx -= single[:, :, None] * single[:, None]
+    yx /= kind(rows)
+    yx -= (y[:, :, None] * x[:, None]).astype(yx.dtype)
+    return _Moments(x + origin[0][:, 0], y + origin[1][:, 0], xx, yx, yy - y**2)
 
 
-def _solve(gram: np.ndarray, target: np.ndarray, present: np.ndarray, ridge: float) -> tuple[np.ndarray, float, float]:
-    """X with X (gram + r I) = target + r present, float64, the reciprocal condition number of that system, and r."""
-    wanted = ridge * max(float(np.trace(gram)), 0.0) / len(gram) or 1.0
-    dominant = wanted + float(np.abs(gram).sum(axis=0).max())
-    for strength in (wanted, 100 * wanted):
+def _cross_validated(
+    origin: tuple[np.ndarray, ...], folds: list[_Sums], present: np.ndarray, centred: bool
+) -> tuple[float, float | None]:
+    """The strength that leaves least on folds that were not fitted, infinite where leaving the weights alone does, and
+    the share of the variance that it leaves there; None where there is only one fold."""
+    if len(folds) < 2:
+        return STRENGTHS[FIRST_TRIED], None
+    pairs = []
+    for fold in folds:
+        fitted = _moments(origin, [other for other in folds if other is not fold])
+        zero = (fitted.x, fitted.y) if centred else (np.zeros_like(fitted.x), np.zeros_like(fitted.y))
+        pairs.append((fitted.about(*zero), _moments(origin, [fold]).about(*zero), fold.rows))
+    left: dict[float, float] = {np.inf: sum(rows * judged.left(present) for _, judged, rows in pairs)}
+
+    def error(strength: float) -> float:
+        if strength not in left:
+            left[strength] = sum(
+                rows * judged.left(_shifted(fitted, present, strength)) for fitted, judged, rows in pairs
+            )
+        return left[strength]
+
+    at = FIRST_TRIED
+    step = 1 if error(STRENGTHS[at + 1]) < error(STRENGTHS[at]) else -1
+    while 0 <= at + step < len(STRENGTHS) and error(STRENGTHS[at + step]) < error(STRENGTHS[at]):
+        at += step
+    best = min((STRENGTHS[at], np.inf), key=error)
+    total = sum(rows * float(judged.yy.sum()) for _, judged, rows in pairs)
+    return best, left[best] / total if total > 0 else 0.0
+
+
+def _shifted(moments: _Moments, present: np.ndarray, strength: float) -> np.ndarray:
+    """`present` and the step that ridge regression takes from there."""
+    system = moments.xx + (strength * moments.scale)[:, None, None].astype(moments.xx.dtype) * np.eye(
+        moments.xx.shape[1], dtype=moments.xx.dtype
+    )
+    missing = moments.yx - present.astype(moments.xx.dtype, copy=False) @ moments.xx
+    with suppress(np.linalg.LinAlgError):
+        return present + np.swapaxes(np.linalg.solve(system, np.swapaxes(missing, 1, 2)), 1, 2)
+    return present
+
+
+def _solve(gram: np.ndarray, target: np.ndarray, present: np.ndarray, ridge: float) -> tuple[np.ndarray, float]:
+    """X with X (gram + r I) = target + r present, float64, and the condition number of that system."""
+    for strength in (ridge, 100 * ridge):
         with suppress(linalg.LinAlgError):
-            return *_factorise(gram, strength, target + strength * present), strength
-    return *_factorise(gram, dominant, target + dominant * present), dominant
+            return _factorised(gram, strength, target + strength * present)
+    dominant = ridge + float(np.abs(gram).sum(axis=0).max())
+    return _factorised(gram, dominant, target + dominant * present)
 
 
-def _factorise(gram: np.ndarray, ridge: float, target: np.ndarray) -> tuple[np.ndarray, float]:
+def _factorised(gram: np.ndarray, ridge: float, target: np.ndarray) -> tuple[np.ndarray, float]:
     system = gram.copy()
     np.einsum("ii->i", system)[:] += ridge
     norm = linalg.get_lapack_funcs("lange", (system,))("1", system.T)
     factor = linalg.cholesky(system.T, lower=True, overwrite_a=True, check_finite=False)
     estimate = linalg.get_lapack_funcs("pocon", (factor,))
     solved = linalg.cho_solve((factor, True), target.T.astype(factor.dtype), check_finite=False)
-    return solved.T.astype(np.float64), float(estimate(factor, norm, uplo="L")[0])
+    inverse_condition = float(estimate(factor, norm, uplo="L")[0])
+    return solved.T.astype(np.float64), 1 / max(inverse_condition, np.finfo(np.float64).eps)

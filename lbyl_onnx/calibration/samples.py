@@ -1,9 +1,12 @@
-"""Samples that activations are measured on: made-up ones by default, or the user's own."""
+"""Samples that activations are measured on, and others that results are judged on: made up, or the user's own."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, zip_longest
+from pathlib import Path
 
 import numpy as np
 
@@ -11,29 +14,39 @@ from ..errors import UsageError
 from ..model.model import Model
 from ..options import SampleOptions
 from .augmentation import sees_rows, topped_up, varied_images
-from .inputs import InputSpec, concrete_shapes, input_specs, samples_within
-from .normalisation import stated
-from .synthetic import convolves, synthetic_inputs
-from .user_samples import Source, doubts, read_samples
+from .inputs import InputSpec, concrete_shapes, input_specs, sizes_of
+from .normalisation import normalisation_like, stated
+from .photographs import FITTED, HELD_OUT, available
+from .synthetic import AUTO, DRAWS, KINDS, PHOTOS, convolves, kind_of_images, synthetic_inputs
+from .user_samples import MAX_IMAGES, SampleSet, Source, alike, doubts, open_samples
 
-SYNTHETIC = "synthetic"
-EXPECTED = "an .npz file with an array for each input, a folder of images, or 'synthetic'"
-ELEMENTS = 64 * 3 * 224 * 224
-"""Elements of synthetic input that are made by default, within MIN_SAMPLES and MAX_SAMPLES."""
+EXPECTED = f"an .npz file with an array for each input, a folder of images, or one of {', '.join(KINDS)}"
+AFFORDED_MACS = 64 * 4 * 2**30
+"""Multiply-accumulates that the original spends on made-up samples by default: 64 of a ResNet-50."""
+AFFORDED_ELEMENTS = 256 * 3 * 224 * 224
+"""Elements of made-up samples by default."""
 MIN_SAMPLES, MAX_SAMPLES = 64, 512
 MAX_VECTORS = 8192
 """The limit for a model without convolutions, whose layers see one row a sample, not one a position."""
+UNDERSTATED = 1.5
+"""By how much a result loses more on samples of the right kind than on made-up ones (`benchmarks/expected_loss.py`)."""
+JUDGED_SHARE = 4
+"""One sample is made up to judge the result for so many that it is measured on."""
 BATCH_ELEMENTS = 2 * 3 * 224 * 224
 MAX_BATCH = 128
+FOLDS = 2
+
+Batch = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """`batches`: per run of the model, an array for each input. `synthetic`: whether they were made up, so that only
-    the model's own normalisation statistics say what activations look like. `source`: where they come from.
-    `warnings`: what is strange about them."""
+    """`batches`: per run of the model, an array for each input; `folds`: which fold each of them belongs to, from 0.
+    `synthetic`: whether they were made up, so that only the model's own normalisation statistics say what activations
+    look like. `source`: where they come from. `warnings`: what is strange about them."""
 
-    batches: list[dict[str, np.ndarray]]
+    batches: list[Batch]
+    folds: tuple[int, ...]
     synthetic: bool
     source: str
     warnings: tuple[str, ...] = ()
@@ -44,61 +57,130 @@ class Calibration:
         return sum(array.size for batch in self.batches for array in batch.values())
 
     def first(self, elements: int) -> Calibration:
-        """The first batches, at least one, with about as many `elements` of input."""
+        """The first batches, at least one of each fold, with about as many `elements` of input."""
         sizes = np.cumsum([sum(array.size for array in batch.values()) for batch in self.batches])
-        return replace(self, batches=self.batches[: 1 + int((sizes[1:] <= elements).sum())])
+        count = max(int((sizes <= elements).sum()), len(set(self.folds)))
+        return replace(self, batches=self.batches[:count], folds=self.folds[:count])
 
 
-def calibrate(model: Model, source: Source, options: SampleOptions) -> Calibration:
-    """Samples for `model` from `source`.
+def calibrate(model: Model, source: Source, options: SampleOptions, macs: int = 0) -> Calibration:
+    """Samples for `model` from `source`, in batches of two folds where there are enough.
 
-    `source`: "synthetic"; an .npz file or mapping with an array for each input, first axis = samples, as the model
-    expects them; or a folder of images, resized to the model's input and normalised, evenly from those in the order of
-    their names. `options.samples`: how many at most (None: of synthetic ones as many as fit ELEMENTS, from 64 to 512,
-    or 8192 without convolutions; of a folder 512; else all), rounded up to what one run of the model takes. Models
-    without convolutions get more various ones (`augmentation`). Raises UsageError where the source does not fit the
+    `source`: one of KINDS, made up; an .npz file or mapping with an array for each input, first axis = samples, as the
+    model expects them; or a folder of images, resized to the model's input and normalised. Of what users give, those
+    that `unseen` judges by are left out. `options.samples`: how many at most, rounded up to what one run of the model
+    takes (None: of made-up ones `default_samples`, of a folder 512, else all). `macs`: of one forward pass. Models
+    without convolutions get more various samples (`augmentation`). Raises UsageError where the source does not fit the
     model.
     """
     specs = input_specs(model)
-    if is_synthetic(source):
-        return _synthetic(model, specs, options)
-    given = read_samples(specs, source, options, EXPECTED)
-    arrays = given.inputs
-    batches = _batches(specs, arrays, options.samples)
-    first = next((spec.name for spec in specs if spec.shape), None)
-    count = sum(len(batch[first]) if first else 1 for batch in batches)
+    if is_made_up(source):
+        return _made_up(model, specs, options, macs)
+    offered = open_samples(specs, source, options, EXPECTED)
+    given = offered.take(offered.divided(specs, _limit(source, options))[0])
+    batches = _batches(specs, given.inputs)
+    warnings = tuple(doubts(specs, given.inputs, options.normalisation))
+    words = f"{_count(specs, batches)} samples of {given.source}"
     if sees_rows(model, specs):
         (spec,) = specs
-        batches = _batches(specs, {spec.name: topped_up(arrays[spec.name][: options.samples], options.seed)})
-    return Calibration(
-        batches, False, f"{count} samples of {given.source}", tuple(doubts(specs, arrays, options.normalisation))
-    )
+        halves = [given.inputs[spec.name][fold::FOLDS] for fold in range(FOLDS)]
+        parts = [_batches(specs, {spec.name: topped_up(half, options.seed)}) for half in halves if len(half)]
+        return Calibration(*_interleaved(parts), False, words, warnings)
+    return Calibration(batches, tuple(number % FOLDS for number in range(len(batches))), False, words, warnings)
 
 
-def is_synthetic(source: object) -> bool:
+def unseen(model: Model, source: Source, options: SampleOptions, macs: int = 0, count: int | None = None) -> SampleSet:
+    """Samples that `calibrate` leaves out, to judge results by: of the user's own the share that is held out; where
+    they are too few for that, or made up, `count` further made-up ones (None: a quarter of `default_samples`), of
+    pictures that `calibrate` does not use."""
+    specs = input_specs(model)
+    count = count or min(default_samples(model, specs, options, macs) // JUDGED_SHARE, MAX_BATCH)
+    if is_made_up(source):
+        return _further(model, specs, options, count)
+    offered = open_samples(specs, source, options, EXPECTED)
+    measured, judged = offered.divided(specs, _limit(source, options))
+    if judged.size:
+        held = offered.take(judged)
+        return replace(held, source=f"held out of {offered.source}")
+    if not _is_folder(source) and options.normalisation is None:
+        given = offered.take(measured).inputs
+        options = replace(options, normalisation=normalisation_like(specs, given), shapes=sizes_of(specs, given))
+    return _further(model, specs, replace(options, calibration=AUTO), count)
+
+
+def _limit(source: Source, options: SampleOptions) -> int | None:
+    """How many samples are measured on at most."""
+    return options.samples or (MAX_IMAGES if _is_folder(source) else None)
+
+
+def _is_folder(source: Source) -> bool:
+    return not isinstance(source, Mapping) and Path(source).is_dir()
+
+
+def is_made_up(source: object) -> bool:
     """Whether samples are to be made up."""
-    return isinstance(source, str) and source == SYNTHETIC
+    return isinstance(source, str) and source in KINDS
 
 
-def _synthetic(model: Model, specs: tuple[InputSpec, ...], options: SampleOptions) -> Calibration:
+def default_samples(model: Model, specs: Sequence[InputSpec], options: SampleOptions, macs: int) -> int:
+    """How many samples are made up by default: as many as AFFORDED_MACS and AFFORDED_ELEMENTS allow, from 64 to 512,
+    or 8192 without convolutions."""
     chosen = concrete_shapes(specs, 1, shapes=options.shapes)
+    elements = sum(math.prod(shape[1:]) for shape in chosen.values())
     most = MAX_SAMPLES if convolves(model) else MAX_VECTORS
-    count = options.samples or samples_within(ELEMENTS, chosen, MIN_SAMPLES, most)
-    options = replace(options, shapes=chosen)
+    afforded = min(AFFORDED_ELEMENTS // max(elements, 1), AFFORDED_MACS // max(macs, 1))
+    return min(max(afforded, MIN_SAMPLES), most)
+
+
+def _made_up(model: Model, specs: tuple[InputSpec, ...], options: SampleOptions, macs: int) -> Calibration:
+    options = replace(options, shapes=concrete_shapes(specs, 1, shapes=options.shapes))
+    count = options.samples or default_samples(model, specs, options, macs)
     if sees_rows(model, specs) and specs[0].channel_axis is not None:
-        arrays = {specs[0].name: varied_images(model, specs[0].name, count, options)}
+        batches = _batches(specs, {specs[0].name: varied_images(model, specs[0].name, count, options)})
+        folds = tuple(number % FOLDS for number in range(len(batches)))
     else:
-        arrays = synthetic_inputs(model, count, options)
-    words = f"{count} synthetic samples, seed {options.seed}{stated(specs, options)}"
-    return Calibration(_batches(specs, arrays), True, words)
+        halves = [(count + fold) // FOLDS for fold in range(FOLDS)]
+        draws = [synthetic_inputs(model, half, options, fold) for fold, half in enumerate(halves) if half]
+        batches, folds = _interleaved([_batches(specs, draw) for draw in draws])
+    pictures = str(sum(len(available(each)) for each in FITTED))
+    words = f"{count} {_kind(model, specs, options, pictures)}, seed {options.seed}{stated(specs, options)}"
+    return Calibration(batches, folds, True, words)
 
 
-def _batches(
-    specs: tuple[InputSpec, ...], arrays: dict[str, np.ndarray], samples: int | None = None
-) -> list[dict[str, np.ndarray]]:
-    """Slices of the model's own batch size where that is fixed, else of about BATCH_ELEMENTS elements.
+def _further(model: Model, specs: tuple[InputSpec, ...], options: SampleOptions, count: int) -> SampleSet:
+    options = replace(options, shapes=concrete_shapes(specs, 1, shapes=options.shapes))
+    inputs = synthetic_inputs(model, count, options, draw=len(DRAWS) - 1)
+    kind = _kind(model, specs, options, f"{len(available(HELD_OUT))} other")
+    return SampleSet(inputs, None, f"{kind}, seed {options.seed}", understates=UNDERSTATED)
 
-    An input whose first axis is fixed to another size gives that many rows to each run, a scalar is fed whole.
+
+def _kind(model: Model, specs: Sequence[InputSpec], options: SampleOptions, pictures: str) -> str:
+    """What made-up samples are, in words; `pictures`: which, if they are made of some."""
+    shapes = concrete_shapes(specs, 1, shapes=options.shapes)
+    images = [spec for spec in specs if spec.channel_axis is not None]
+    if any(kind_of_images(model, spec, shapes[spec.name], options) == PHOTOS for spec in images):
+        return f"crops of {pictures} photographs"
+    return "synthetic samples"
+
+
+def _interleaved(parts: list[list[Batch]]) -> tuple[list[Batch], tuple[int, ...]]:
+    """The batches of several folds in turns, and the fold of each."""
+    numbered = [[(batch, fold) for batch in part] for fold, part in enumerate(parts)]
+    turns = [each for each in chain.from_iterable(zip_longest(*numbered)) if each is not None]
+    return [batch for batch, _ in turns], tuple(fold for _, fold in turns)
+
+
+def _count(specs: tuple[InputSpec, ...], batches: list[Batch]) -> int:
+    first = next((spec.name for spec in specs if spec.shape), None)
+    return sum(len(batch[first]) if first else 1 for batch in batches)
+
+
+def _batches(specs: tuple[InputSpec, ...], arrays: Batch) -> list[Batch]:
+    """Batches of the model's own size where that is fixed, else of at most about BATCH_ELEMENTS elements, and two where
+    there are two samples.
+
+    Each takes samples from everywhere, so that those that lie in order of their classes are mixed. Where the first axis
+    of an input is fixed to another size, it gives that many rows to each run, all in order; a scalar is fed whole.
     """
     fixed = next((spec.shape[0] for spec in specs if spec.shape and spec.shape[0]), None)
     elements = sum(math.prod(arrays[spec.name].shape[1:]) for spec in specs)
@@ -111,17 +193,15 @@ def _batches(
                 f"{len(arrays[name])} calibration samples of input {name!r} are fewer than one run of the model takes; "
                 f"give at least {least}"
             )
-    sampled = [name for name, count in rows.items() if count == size]
-    total = min((len(arrays[name]) for name in sampled), default=size)
-    total = min(total, max(samples, size if fixed else 1) if samples else total)
-    arrays = arrays | {name: arrays[name][:total] for name in sampled}
-    runs = min([len(arrays[name]) // count if fixed else -(-total // size) for name, count in rows.items()], default=1)
-    return [
-        {
-            spec.name: arrays[spec.name][run * rows[spec.name] : (run + 1) * rows[spec.name]]
-            if spec.shape
-            else arrays[spec.name]
-            for spec in specs
-        }
-        for run in range(runs)
-    ]
+    total = min((len(arrays[name]) for name, count in rows.items() if count == size), default=size)
+    runs = total // size if fixed else max(-(-total // size), min(total, FOLDS))
+    runs = min([runs, *(len(arrays[name]) // count for name, count in rows.items() if count != size)])
+    total = runs * size if fixed else total
+
+    def part(name: str, run: int) -> np.ndarray:
+        if name not in rows:
+            return arrays[name]
+        count = rows[name]
+        return arrays[name][run:total:runs] if alike(specs) else arrays[name][run * count : (run + 1) * count]
+
+    return [{spec.name: part(spec.name, run) for spec in specs} for run in range(runs)]

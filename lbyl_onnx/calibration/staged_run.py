@@ -97,6 +97,10 @@ class StagedRun:
         """Run all nodes before the one that makes the tensor `name`; with `lagging`, only for the front batches."""
         self._run_to(self._index.numbers[name], (), lagging)
 
+    def has(self, name: str) -> bool:
+        """Whether the values of tensor `name` are held, or lie ahead."""
+        return self._index.numbers.get(name, -1) >= self._reached[0] or name in self._values[0]
+
     def values(self, name: str, batches: int | None = None) -> Iterator[np.ndarray]:
         """The value of tensor or constant `name`, batch by batch, of so many `batches` (None: those that are level with
         the first); `reach` it first, and ask before the run moves past its readers."""

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from ..errors import UsageError, article
 from ..options import Normalisation, SampleOptions
 from .inputs import InputSpec, concrete_shapes, format_shape
-from .normalisation import as_input, stated
+from .normalisation import BRIGHTNESS, CONTRAST, as_input, stated
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 MAX_IMAGES = 512
 """Images that are read of a folder by default."""
+HELD_OUT_FROM, ONE_HELD_OUT_OF, HELD_OUT = 64, 10, (16, 64)
+"""Of at least so many samples, one of so many is held out to judge the result by, within these ends."""
 UNLIKELY = 3.0
 """How many times wider or narrower than normalised images, or how many of their deviations away, samples are taken to
 be scaled otherwise."""
@@ -27,11 +30,15 @@ Source = str | Path | Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class SampleSet:
-    """An array for each input, first axis = samples, `labels`, int64 (samples,) or None, and where they come from."""
+    """An array for each input, first axis = samples, `labels`, int64 (samples,) or None, and where they come from.
+    `classes`: how many classes there have to be for the labels to hold (None: any number above them). `understates`:
+    by how much losses on them have to be multiplied to be those on samples of the right kind."""
 
     inputs: dict[str, np.ndarray]
     labels: np.ndarray | None
     source: str
+    classes: int | None = None
+    understates: float = 1.0
 
     @property
     def samples(self) -> int:
@@ -44,22 +51,76 @@ def rows_of(arrays: Mapping[str, np.ndarray]) -> int:
     return next((len(array) for array in arrays.values() if array.ndim), 1)
 
 
-def read_samples(specs: Sequence[InputSpec], source: Source, options: SampleOptions, expected: str) -> SampleSet:
-    """What a user gave: arrays by input name, perhaps with `labels`, an .npz file of such, or a folder of images.
+@dataclass(frozen=True)
+class GivenSamples:
+    """What a user gave: `count` samples, of which `take` reads those of some indices."""
 
-    Of images at most `options.samples` (MAX_IMAGES), evenly from those in the order of their names, are read. Raises
-    UsageError, which says what was `expected`, where they do not fit the inputs.
+    source: str
+    count: int
+    take: Callable[[np.ndarray], SampleSet]
+
+    def divided(self, specs: Sequence[InputSpec], limit: int | None) -> tuple[np.ndarray, np.ndarray]:
+        """Indices of samples to measure on, at most `limit` or what one run takes, and of those held out to judge by,
+        both evenly spread; none of the latter where there are too few."""
+        batch = batch_of(specs)
+        if not alike(specs):
+            return np.arange(self.count)[: limit and max(limit, batch)], np.arange(0)
+        share = int(np.clip(self.count // ONE_HELD_OUT_OF, *HELD_OUT)) if self.count >= HELD_OUT_FROM else 0
+        judged = evenly(self.count, -(-share // batch) * batch)
+        measured = np.setdiff1d(np.arange(self.count), judged)
+        if len(measured) < batch:
+            judged, measured = measured[:0], np.arange(self.count)
+        return measured[evenly(len(measured), limit and max(limit, batch))], judged
+
+
+def open_samples(specs: Sequence[InputSpec], source: Source, options: SampleOptions, expected: str) -> GivenSamples:
+    """What a user gave: arrays by input name, perhaps with `labels`, an .npz file of such, or a folder of images, which
+    have labels where they lie in sub-folders, by the numbers that all of these are named with, else by their order.
+
+    Raises UsageError, which says what was `expected`, where they do not fit the inputs.
     """
     check_source(source, expected)
     if not isinstance(source, Mapping) and Path(source).is_dir():
-        paths = _evenly(image_paths(Path(source)), options.samples or MAX_IMAGES)
-        inputs = _read_images(specs, Path(source), paths, options)
-        return SampleSet(inputs, None, f"{source}{stated(specs, options)}")
+        return _open_images(specs, Path(source), options)
     name = "given arrays" if isinstance(source, Mapping) else str(source)
     arrays = source if isinstance(source, Mapping) else read_npz(Path(source), expected)
     inputs = _input_arrays(specs, arrays, name)
     labels = arrays.get("labels") if "labels" not in inputs else None
-    return SampleSet(inputs, None if labels is None else _labels(np.asarray(labels), rows_of(inputs), name), name)
+    labels = None if labels is None else _labels(np.asarray(labels), rows_of(inputs), name)
+    sampled = {key for key, array in inputs.items() if array.ndim and len(array) == rows_of(inputs)}
+
+    def take(indices: np.ndarray) -> SampleSet:
+        chosen = {key: array[indices] if key in sampled else array for key, array in inputs.items()}
+        return SampleSet(chosen, None if labels is None else labels[indices], name)
+
+    return GivenSamples(name, rows_of(inputs), take)
+
+
+def read_samples(
+    specs: Sequence[InputSpec], source: Source, options: SampleOptions, expected: str, most_images: int = MAX_IMAGES
+) -> SampleSet:
+    """All that a user gave, or `options.samples` (of images `most_images`) of them, evenly spread."""
+    given = open_samples(specs, source, options, expected)
+    images = not isinstance(source, Mapping) and Path(source).is_dir()
+    limit = options.samples or (most_images if images else None)
+    limit = limit and max(limit, batch_of(specs))
+    return given.take(evenly(given.count, limit) if alike(specs) else np.arange(given.count)[:limit])
+
+
+def batch_of(specs: Sequence[InputSpec]) -> int:
+    """How many samples one run takes where that is fixed, else 1."""
+    return next((spec.shape[0] for spec in specs if spec.shape and spec.shape[0]), None) or 1
+
+
+def alike(specs: Sequence[InputSpec]) -> bool:
+    """Whether every input has one row for each sample; if not, samples have to stay in their order."""
+    return all(spec.shape[0] in (None, batch_of(specs)) for spec in specs if spec.shape)
+
+
+def evenly(count: int, limit: int | None) -> np.ndarray:
+    """At most `limit` of the numbers below `count`, evenly spread, int64."""
+    wanted = count if limit is None else min(limit, count)
+    return np.arange(wanted) * count // max(wanted, 1)
 
 
 def check_source(source: object, expected: str) -> None:
@@ -136,40 +197,52 @@ def image_paths(folder: Path) -> list[Path]:
     return paths
 
 
-def _read_images(
-    specs: Sequence[InputSpec], folder: Path, paths: Sequence[Path], options: SampleOptions
-) -> dict[str, np.ndarray]:
+def _open_images(specs: Sequence[InputSpec], folder: Path, options: SampleOptions) -> GivenSamples:
     """Images of a folder, resized to the model's one image input and normalised, first axis = samples.
 
-    Raises UsageError where the model has other inputs, a file is no image, or Pillow is missing.
+    Raises UsageError where the model has other inputs or, when it is read, a file is no image.
     """
-    try:
-        from PIL import Image
-    except ImportError:
-        raise UsageError("a folder of images needs Pillow: python -m pip install 'lbyl-onnx[images]'") from None
     if len(specs) != 1 or specs[0].channel_axis is None:
         raise UsageError(f"{folder}: a folder of images fits a model with one image input; give an .npz file instead")
     spec = specs[0]
     shape = concrete_shapes(specs, 1, shapes=options.shapes)[spec.name]
     channels = shape[spec.channel_axis or 1]
-    height, width = shape[1:3] if spec.channel_axis == 3 else shape[2:]
-    mode = "L" if channels == 1 else "RGB"
     if channels not in (1, 3):
         raise UsageError(f"input {spec.name!r} has {channels} channels; images have 1 or 3: give an .npz file instead")
-    pixels = []
-    for path in paths:
-        try:
-            image = Image.open(path).convert(mode).resize((width, height), Image.Resampling.BILINEAR)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise UsageError(f"{path}: is not a readable image ({error}); remove it from the folder") from None
-        pixels.append(np.asarray(image, np.float32).reshape(height, width, channels) / 255)
-    return {spec.name: as_input(np.stack(pixels).transpose(0, 3, 1, 2), spec, options.normalisation)}
+    size = shape[1:3] if spec.channel_axis == 3 else shape[2:]
+    paths = image_paths(folder)
+    labels, classes = _labels_of_images(folder, paths)
+
+    def take(indices: np.ndarray) -> SampleSet:
+        pixels = np.stack([_pixels(paths[index], channels, size) for index in indices])
+        inputs = {spec.name: as_input(pixels, spec, options.normalisation)}
+        words = f"{folder}{stated(specs, options)}"
+        return SampleSet(inputs, None if labels is None else labels[indices], words, classes)
+
+    return GivenSamples(str(folder), len(paths), take)
 
 
-def _evenly(items: Sequence[Path], count: int) -> list[Path]:
-    """At most `count` of them, evenly spread."""
-    count = min(count, len(items))
-    return [items[index * len(items) // count] for index in range(count)]
+def _labels_of_images(folder: Path, paths: Sequence[Path]) -> tuple[np.ndarray | None, int | None]:
+    """Labels, int64, by the sub-folders that images lie in, and how many classes that makes: where all are named with
+    numbers these, of any number of classes, else their order. None where some image lies in none."""
+    if any(path.parent == folder for path in paths):
+        return None, None
+    names = np.array([path.relative_to(folder).parts[0] for path in paths])
+    if all(name.isdecimal() for name in names):
+        return names.astype(np.int64), None
+    found, labels = np.unique(names, return_inverse=True)
+    return labels.astype(np.int64), len(found)
+
+
+def _pixels(path: Path, channels: int, size: Sequence[int]) -> np.ndarray:
+    """An image of `size` (height, width), float32 (channels, height, width) in [0, 1]."""
+    height, width = size
+    try:
+        image = Image.open(path).convert("L" if channels == 1 else "RGB")
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UsageError(f"{path}: is not a readable image ({error}); remove it from the folder") from None
+    return np.asarray(image, np.float32).reshape(height, width, channels).transpose(2, 0, 1) / 255
 
 
 def doubts(
@@ -191,8 +264,8 @@ def doubts(
             told.append(f"{blank} of {len(array)} samples of {spec.name!r} hold one value everywhere")
         channels = array.shape[spec.channel_axis]
         chosen = normalisation or Normalisation.default(channels)
-        mean, spread = float(np.mean(chosen.mean)), 0.25
-        centre, deviation = (0.46 - mean) / float(np.mean(chosen.std)), spread / float(np.mean(chosen.std))
+        mean, spread = float(np.mean(chosen.mean)), CONTRAST
+        centre, deviation = (BRIGHTNESS - mean) / float(np.mean(chosen.std)), spread / float(np.mean(chosen.std))
         found_centre, found = float(array.mean(dtype=np.float64)), float(array.std(dtype=np.float64))
         apart = abs(found_centre - centre) > UNLIKELY * max(deviation, found)
         if not apart and deviation / UNLIKELY < found < deviation * UNLIKELY:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -100,6 +101,11 @@ class Analysis:
         return tuple(
             size if labels is None else int(kept[self.classes.class_of[labels]].sum()) for labels, size in sizes
         )
+
+    def rows(self, name: str, axis: int, elements: int) -> float:
+        """About how many rows tensor `name`, channels on `axis`, has when all inputs hold `elements` together."""
+        shape, probed = self.probe.tensors[name].shape, self.probe.elements
+        return math.prod(shape) / max(shape[axis], 1) * elements / probed
 
 
 def analyse(model: Model, probe: Probe) -> Analysis:

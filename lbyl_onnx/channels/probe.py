@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, replace
 
@@ -10,7 +11,7 @@ import onnx
 import onnxruntime as ort
 
 from ..calibration.inputs import InputSpec, concrete_shapes, input_specs
-from ..calibration.synthetic import synthetic_inputs
+from ..calibration.synthetic import LEAVES, synthetic_inputs
 from ..errors import ModelError, NothingToRemove
 from ..model.model import Model
 from ..model.session import feed_batches, open_session, run
@@ -40,10 +41,12 @@ class TensorFacts:
 
 @dataclass(frozen=True)
 class Probe:
-    """Facts by tensor name. `batch` is the batch size that was fed (1 where the batch axis is static)."""
+    """Facts by tensor name. `batch` is the batch size that was fed (1 where the batch axis is static), `elements` how
+    many elements all inputs together had."""
 
     tensors: dict[str, TensorFacts]
     batch: int
+    elements: int = 1
 
 
 def probe(model: Model, shapes: Mapping[str, tuple[int, ...]] | None = None, options: RunOptions = CPU) -> Probe:
@@ -68,7 +71,8 @@ def probe(model: Model, shapes: Mapping[str, tuple[int, ...]] | None = None, opt
             failure = error
             continue
         batch = next((first[spec.name][0] for spec in specs if spec.shape and spec.shape[0] is None), 1)
-        return Probe({name: _compare(one[name], two[name]) for name in one}, batch)
+        elements = sum(math.prod(shape) for shape in first.values())
+        return Probe({name: _compare(one[name], two[name]) for name in one}, batch, elements)
     advice = "; try sizes that it takes with --shape" if any(None in spec.shape[1:] for spec in specs) else ""
     raise _unshown(model, failure, advice)
 
@@ -161,7 +165,7 @@ def _run_at(
     model: Model, session: ort.InferenceSession, observed: _Observed, shapes: _Shapes
 ) -> dict[str, tuple[tuple[int, ...], np.ndarray | None]]:
     samples = max((shape[0] for shape in shapes.values() if shape), default=1)
-    inputs = synthetic_inputs(model, samples, SampleOptions(shapes=shapes))
+    inputs = synthetic_inputs(model, samples, SampleOptions(calibration=LEAVES, shapes=shapes))
     results = run(session, next(feed_batches(session, inputs)))
     shape_of = [tuple(int(size) for size in result) for result in results[: len(observed.tensors)]]
     values = dict(zip(observed.values, results[len(observed.tensors) :], strict=True))

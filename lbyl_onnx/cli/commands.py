@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from .. import compression
+from ..calibration.synthetic import AUTO
 from ..compression import DEFAULT_LAMBDA1, DEFAULT_LAMBDA2, DEFAULT_RATIO
 from ..evaluation import inspection, tables, validation
 from ..evaluation.records import to_json
@@ -28,7 +29,7 @@ from .arguments import (
     parse_normalisation,
     parse_shapes,
 )
-from .screen import STANDARD, console, print_agreement, print_compression, print_error, progress
+from .screen import STANDARD, console, print_agreement, print_compression, print_error, progress, waiting
 from .targets import check_targets, write_result
 
 
@@ -58,14 +59,18 @@ def compress(
         str | None, typer.Option(metavar="REGEX", help="No group with a producer whose node name matches.")
     ] = None,
     calibration: Annotated[
-        str, typer.Option(metavar="synthetic|PATH", help="Samples to measure on: made up, an .npz, a folder of images.")
-    ] = "synthetic",
+        str,
+        typer.Option(
+            metavar="auto|photos|leaves|noise|PATH",
+            help="Samples to measure on: made up (auto: crops of photographs for images), an .npz, a folder of images.",
+        ),
+    ] = AUTO,
     samples: Annotated[
         int | None,
         typer.Option(
             metavar="N",
-            help="How many samples; default: 64 to 512 made up, by size (8192 without convolutions), 512 images, all "
-            "of an .npz.",
+            help="How many samples; default: 64 to 512 made up, by what they cost (8192 without convolutions), 512 "
+            "images, all of an .npz.",
         ),
     ] = None,
     mean: Mean = None,
@@ -75,6 +80,24 @@ def compress(
     seed: Annotated[int, typer.Option(help="Seed of synthetic inputs and of --criterion random.")] = 0,
     provider: Provider = "auto",
     custom_ops_library: Library = None,
+    evaluation: Annotated[
+        str | None,
+        typer.Option(
+            "--eval",
+            metavar="PATH",
+            help="Labelled samples to compare on, which give accuracies: an .npz with labels, or a folder of images in "
+            "one sub-folder for each class.",
+        ),
+    ] = None,
+    min_agreement: Annotated[
+        float | None, typer.Option(metavar="P", help="Fail where less than P per cent of top-1 answers agree.")
+    ] = None,
+    min_sqnr: Annotated[
+        float | None, typer.Option(metavar="DB", help="Fail where an output keeps less signal over error, in decibels.")
+    ] = None,
+    max_drop: Annotated[
+        float | None, typer.Option(metavar="POINTS", help="Fail where accuracy on --eval falls by more points.")
+    ] = None,
     report: Annotated[
         Path | None,
         typer.Option(metavar="PATH.json", help="Write a full record here (-: standard output), with layers' errors."),
@@ -91,7 +114,7 @@ def compress(
     5 the result failed validation, 130 interrupted. Unless it is 0, nothing is written.
     """
     check_targets(source, target, report, force)
-    with progress("reading", quiet) as tell:
+    with progress(quiet) as tell:
         result = compression.compress(
             _read(source),
             ratio,
@@ -110,11 +133,14 @@ def compress(
             seed=seed,
             provider=provider,
             custom_ops_library=custom_ops_library,
+            evaluation=evaluation,
+            min_agreement=min_agreement,
+            min_sqnr=min_sqnr,
+            max_drop=max_drop,
             validation=not no_validate,
             layer_errors=report is not None,
             progress=tell,
         )
-        tell("writing")
         record, written = write_result(result, target, report, force)
     if not quiet:
         print_compression(console(stderr=STANDARD in (target, report)), record, written)
@@ -132,7 +158,7 @@ def inspect(
 
     Exit codes: 0 done, 1 internal error, 2 wrong usage, 3 unreadable or invalid model, 130 interrupted.
     """
-    with progress("analysing"):
+    with waiting("analysing"):
         found = inspection.inspect(_read(model), parse_shapes(shape), custom_ops_library)
     if json:
         print(found.to_json())
@@ -158,7 +184,7 @@ def validate(
     provider: Provider = "auto",
     samples: Annotated[
         int | None,
-        typer.Option(metavar="N", help="How many samples; default: all of an .npz, 512 images, 4 to 16 made up."),
+        typer.Option(metavar="N", help="How many samples; default: all of an .npz, 512 images, 16 to 128 made up."),
     ] = None,
     mean: Mean = None,
     std: Std = None,
@@ -173,7 +199,7 @@ def validate(
     Exit codes: 0 done, 1 internal error, 2 wrong usage, 3 unreadable or invalid model, 5 B does not load, has other
     shapes or is not finite where A is, 130 interrupted.
     """
-    with progress("validating"):
+    with waiting("validating"):
         found = validation.validate(
             original,
             compressed,

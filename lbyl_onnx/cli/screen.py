@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
+from rich.progress import BarColumn, TextColumn
+from rich.progress import Progress as Bar
 
-from ..calibration.samples import SYNTHETIC
 from ..evaluation import tables
 from ..evaluation.records import Report, Validation
+from ..progress import Listener, Progress
 
 STANDARD = Path("-")
 """Stands for standard input or output."""
 UNLIMITED = 1000
 NARROWEST = 60
+LAYER_WIDTH = 24
 
 
 def console(stderr: bool = False) -> Console:
@@ -37,10 +40,6 @@ def print_compression(screen: Console, report: Report, written: str) -> None:
         screen.print(tables.printable(f"measured on {report.calibration}"))
     if report.validation is not None:
         print_agreement(screen, report.validation)
-        given = report.options.samples.calibration != SYNTHETIC
-        if given and report.input.path is not None and report.output.path != str(STANDARD):
-            command = f"lbyl-onnx validate {report.input.path} {report.output.path} --data EVAL.npz"
-            screen.print(tables.printable(f"to compare on real samples: {command}"), soft_wrap=True)
     else:
         screen.print("not compared with the original (--no-validate)")
     screen.print(f"wrote {written}", soft_wrap=True)
@@ -56,16 +55,54 @@ def print_agreement(screen: Console, validation: Validation) -> None:
         screen.print()
         screen.print(tables.outputs_table(validation, screen.width))
         screen.print()
+    answers, verdict = tables.answers_table(validation, screen.width), tables.verdict(validation)
+    if answers is not None:
+        screen.print(answers)
+        screen.print()
+    if verdict is not None:
+        screen.print(verdict, soft_wrap=True)
 
 
 @contextmanager
-def progress(stage: str, quiet: bool = False) -> Iterator[Callable[[str], None]]:
-    """A spinner with the name of the stage on standard error, if that is a terminal; yields its setter."""
-    if quiet or not sys.stderr.isatty():
-        yield lambda stage: None
+def progress(quiet: bool = False) -> Iterator[Listener]:
+    """What shows where a run is on standard error: a bar if that is a terminal, else a line for each stage; nothing
+    with `quiet`."""
+    if quiet:
+        yield lambda progress: None
+    elif sys.stderr.isatty():
+        columns = (
+            BarColumn(24),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TextColumn("{task.description}", markup=False),
+        )
+        with Bar(*columns, console=Console(stderr=True, markup=False), transient=True) as bar:
+            task = bar.add_task("reading", total=1.0)
+            yield lambda progress: bar.update(task, completed=progress.share, description=_described(progress))
+    else:
+        told = set[str]()
+
+        def tell(progress: Progress) -> None:
+            if progress.stage not in told:
+                told.add(progress.stage)
+                print_error(f"{progress.stage} ({progress.seconds:.0f} s)")
+
+        yield tell
+
+
+@contextmanager
+def waiting(stage: str) -> Iterator[None]:
+    """A spinner on standard error, if that is a terminal."""
+    if not sys.stderr.isatty():
+        yield
         return
-    with Console(stderr=True).status(stage, spinner="line") as status:
-        yield status.update
+    with Console(stderr=True).status(stage, spinner="line"):
+        yield
+
+
+def _described(progress: Progress) -> str:
+    """Stage, layer and remaining time, such as "restoring conv_7, 12 s left"."""
+    words = f"{progress.stage} {tables.shorten(tables.printable(progress.layer), LAYER_WIDTH)}".strip()
+    return words if progress.remaining is None else f"{words}, {progress.remaining:.0f} s left"
 
 
 def print_error(line: str) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..calibration.samples import SYNTHETIC
+from ..calibration.samples import is_made_up
 from ..options import DEFAULT_LAMBDA1, DEFAULT_LAMBDA2, Options, PruneOptions, SampleOptions
 from ..restoration.methods import restoration_named
 from .records import Validation
+from .verdict import DAMAGED, RUINED
 
 SCALES = "--mean, --std or --input-range"
 SUGGESTED_ROUNDING = 8
@@ -26,7 +27,8 @@ def unused_options(options: Options) -> list[str]:
         for name, given in penalties.items()
         if given and name not in read
     ]
-    if samples.normalisation is not None and samples.calibration != SYNTHETIC and not _is_folder(samples.calibration):
+    arrays = not is_made_up(samples.calibration) and not _is_folder(samples.calibration)
+    if arrays and samples.normalisation is not None:
         effect = "apply to the comparison only" if options.validation else "have no effect"
         told.append(f"{SCALES} {effect}: the arrays given are taken as they are")
     return told
@@ -62,6 +64,16 @@ def why_nothing(name: str, reasons: list[str | None], options: PruneOptions) -> 
         return f"{name}: nothing to remove at ratio {options.ratio:g}{rounded}; {advice}"
     common = max(dict.fromkeys(told), key=told.count)
     return f"{name}: nothing to remove in {len(told)} groups; most often: {common} (lbyl-onnx inspect lists all)"
+
+
+def damage_warnings(validation: Validation | None, options: Options) -> tuple[str, ...]:
+    """What to try where the result cannot be used."""
+    if validation is None or validation.verdict is None or validation.verdict.level not in (DAMAGED, RUINED):
+        return ()
+    found = validation.verdict
+    made_up = is_made_up(options.samples.calibration) and restoration_named(options.prune.restore).needs_samples
+    advice = ", or give samples like those it will see with --calibration" if made_up else ""
+    return (f"the result is {found.level}, do not use it as it is: {found.reason}; lower --ratio{advice}",)
 
 
 def speed_warnings(validation: Validation | None, round_to: int) -> tuple[str, ...]:

@@ -10,8 +10,9 @@ import onnxruntime as ort
 from ..calibration.user_samples import SampleSet, rows_of
 from ..errors import ModelError, UsageError, ValidationFailed
 from ..model.session import feed_batches, run
+from .class_scores import ClassScores, is_classes, top1
 from .latency import timed
-from .output_errors import OutputErrors, is_classes, is_numeric, top1
+from .output_errors import OutputErrors, is_numeric
 
 BATCH_LIMIT = 4
 """Samples that are compared at once where there are more than ONE_BY_ONE."""
@@ -55,15 +56,22 @@ class Comparison:
                     f"output {name!r} of the compressed model has shape {new[name].shape}, "
                     f"the original's {old[name].shape}"
                 )
-            self.outputs.setdefault(name, OutputErrors(name)).add(old[name], new[name], rows)
+            if name not in self.outputs:
+                self.outputs[name] = OutputErrors(name, classes=ClassScores(self.evaluation.understates))
+            self.outputs[name].add(old[name], new[name], rows)
         classes = next((name for name in numeric if is_classes(old[name], rows)), None)
-        if classes is not None and self.evaluation.labels is not None:
+        if classes is not None and self._labelled(old[classes].shape[1]):
+            assert self.evaluation.labels is not None
             labels = self.evaluation.labels[self.samples : self.samples + rows]
             _check_labels(labels, classes, old[classes].shape[1])
             for side, values in (("before", old), ("after", new)):
                 hits = int((top1(values[classes]) == labels).sum())
                 self.correct[side] = self.correct.get(side, 0) + hits
         self.samples += rows
+
+    def _labelled(self, classes: int) -> bool:
+        """Whether the samples have labels for so many classes."""
+        return self.evaluation.labels is not None and self.evaluation.classes in (None, classes)
 
     def accuracy(self, side: str) -> float | None:
         """Top-1 accuracy in [0, 1] of the model "before" or "after"; None without labels or classes."""

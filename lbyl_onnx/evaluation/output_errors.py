@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import ml_dtypes
 import numpy as np
 
 from ..errors import ValidationFailed
+from .class_scores import ClassScores, is_classes
 from .records import OutputComparison
 
 CHUNK = 2**20
@@ -29,7 +30,7 @@ class OutputErrors:
     power: float = 0.0
     product: float = 0.0
     noise: float = 0.0
-    agreeing: int | None = 0
+    classes: ClassScores | None = field(default_factory=ClassScores)
 
     def add(self, reference: np.ndarray, found: np.ndarray, samples: int) -> None:
         """One more slice, both of the same shape. Raises ValidationFailed where `found` is not finite."""
@@ -46,9 +47,10 @@ class OutputErrors:
                     f"{len(old)} elements where the original is"
                 )
             self._sum(old[finite], new[finite])
-        if self.agreeing is not None:
-            alike = top1(reference) == top1(found) if is_classes(reference, samples) else None
-            self.agreeing = None if alike is None else self.agreeing + int(alike.sum())
+        if self.classes is not None and is_classes(reference, samples):
+            self.classes.add(reference, found)
+        else:
+            self.classes = None
 
     def _sum(self, old: np.ndarray, new: np.ndarray) -> None:
         error = np.abs(old - new)
@@ -73,18 +75,9 @@ class OutputErrors:
             sqnr_db=10 * math.log10(ratio) if ratio else -math.inf,
             cosine=min(self.product / norms, 1.0) if norms else float(self.signal == self.power),
             ware=self.total / self.magnitude if self.magnitude else alone,
-            top1_agreement=None if self.agreeing is None else self.agreeing / self.samples,
+            classes=None if self.classes is None else self.classes.result(),
         )
-
-
-def top1(values: np.ndarray) -> np.ndarray:
-    return np.argmax(values.astype(np.float32), axis=1)
 
 
 def is_numeric(value: object) -> bool:
     return isinstance(value, np.ndarray) and (value.dtype.kind in "biuf" or value.dtype == ml_dtypes.bfloat16)
-
-
-def is_classes(value: np.ndarray, samples: int) -> bool:
-    floating = value.dtype.kind == "f" or value.dtype == ml_dtypes.bfloat16
-    return floating and value.ndim == 2 and len(value) == samples and value.shape[1] >= 2

@@ -75,14 +75,31 @@ class GroupReport:
 
 
 @dataclass(frozen=True)
+class ClassComparison:
+    """What the answers of a classifier lost, over all samples (`lbyl_onnx.evaluation.class_scores`).
+
+    `agreement`: share of samples with the same top-1. `divergence`: mean Kullback-Leibler divergence of the result's
+    class probabilities from the original's, in nats. `confidence`: mean probability of the original's top-1.
+    `expected_loss`: of accuracy, in [0, 1], were the original as often right as it is sure, and its 95 % interval; on
+    made-up samples times 1.5, as losses on them are that much smaller.
+    """
+
+    agreement: float
+    divergence: float
+    confidence: float
+    expected_loss: float
+    expected_loss_interval: tuple[float, float]
+
+
+@dataclass(frozen=True)
 class OutputComparison:
     """One output of the original against the same output of the compressed model, over all samples.
 
     `sqnr_db`: signal power over error power in decibels (inf: equal); `cosine`: over the flattened outputs;
     `ware`: weighted average reconstruction error (Yu et al., NISP, CVPR 2018), the mean of alpha |y' - y| / |y| over
     samples and responses. The weight alpha is |y| / mean |y|, so responses near 0 do not make it infinite, and what is
-    left is the sum of |y' - y| over that of |y| (inf where only the latter is 0). `top1_agreement`: share of samples
-    with the same arg max, None where the output does not look like classes.
+    left is the sum of |y' - y| over that of |y| (inf where only the latter is 0). `classes`: what its answers lost,
+    None where the output does not look like classes.
     """
 
     name: str
@@ -92,14 +109,29 @@ class OutputComparison:
     sqnr_db: float
     cosine: float
     ware: float
-    top1_agreement: float | None
+    classes: ClassComparison | None = None
+
+    @property
+    def top1_agreement(self) -> float | None:
+        """Share of samples with the same top-1; None where the output does not look like classes."""
+        return None if self.classes is None else self.classes.agreement
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether the result can be used. `level`: "intact", "worn", "damaged" or "ruined"; `reason`: what says so, in
+    words."""
+
+    level: str
+    reason: str
 
 
 @dataclass(frozen=True, repr=False)
 class Validation:
     """Both models side by side in onnxruntime. Latencies are medians in milliseconds of one run of the same
     `latency_batch` samples; accuracies are top-1 in [0, 1], None without labels. `free_outputs`: names of those that
-    cannot be compared, as their sizes follow values and differ; `warnings`: sentences a user should read."""
+    cannot be compared, as their sizes follow values and differ. `verdict`: what the outputs say, None where there is
+    none to compare; `warnings`: sentences a user should read."""
 
     provider: str
     data: str
@@ -111,6 +143,7 @@ class Validation:
     accuracy_before: float | None = None
     accuracy_after: float | None = None
     free_outputs: tuple[str, ...] = ()
+    verdict: Verdict | None = None
     warnings: tuple[str, ...] = ()
 
     def __repr__(self) -> str:

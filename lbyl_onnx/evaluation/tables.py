@@ -113,6 +113,28 @@ def measured_on(validation: Validation) -> str:
     )
 
 
+def answers_table(validation: Validation, width: int) -> Table | None:
+    """One row for each output that holds scores of classes: what the answers lost; None where there is none."""
+    header: Row = ("Answers", "Original sure", "Divergence", "Expected loss of accuracy")
+    rows: list[Row] = []
+    for output in validation.outputs:
+        if output.classes is not None:
+            low, high = (f"{100 * end:.1f}" for end in output.classes.expected_loss_interval)
+            loss = f"{100 * output.classes.expected_loss:.1f} points ({low} to {high})"
+            sure, divergence = f"{output.classes.confidence:.1%}", f"{output.classes.divergence:.3g}"
+            rows.append((printable(output.name), sure, divergence, loss))
+    if not rows:
+        return None
+    room = width - sum(_widths(header, rows)[1:]) - GAP * (len(header) - 1)
+    return _table(header, [(shorten(name, max(room, NAME_MINIMUM)), *others) for name, *others in rows], slice(1, None))
+
+
+def verdict(validation: Validation) -> str | None:
+    """One line: whether the result can be used, and why."""
+    found = validation.verdict
+    return None if found is None else printable(f"verdict: {found.level.upper()}, {found.reason}")
+
+
 def removable(group: GroupReport) -> str:
     """Whether units of the group can go, and if not, why."""
     if group.frozen_reason is not None:

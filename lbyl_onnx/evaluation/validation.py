@@ -10,8 +10,9 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from ..calibration.inputs import concrete_shapes, input_specs, samples_within
-from ..calibration.synthetic import synthetic_inputs
+from ..calibration.inputs import input_specs
+from ..calibration.samples import unseen
+from ..calibration.synthetic import AUTO
 from ..calibration.user_samples import SampleSet, read_samples, rows_of
 from ..errors import ModelError, ValidationFailed, naming
 from ..model.model import Model
@@ -23,16 +24,12 @@ from .advice import unused_beside_data
 from .comparison import Comparison
 from .latency import latencies
 from .records import Validation
+from .verdict import verdict
 
 Source = str | Path | onnx.ModelProto | Model
 Data = str | Path | Mapping[str, np.ndarray] | None
 
 EXPECTED = "an .npz file with an array for each input, and perhaps one of labels, or a folder of images"
-ELEMENTS = 8 * 3 * 224 * 224
-"""Elements of synthetic input that are compared by default, within MIN_SAMPLES and MAX_SAMPLES."""
-MIN_SAMPLES, MAX_SAMPLES = 4, 16
-HELD_OUT = 2**32
-"""Added to the seed of synthetic inputs: others than those that a model was calibrated on with the same seed."""
 
 
 def validate(
@@ -51,13 +48,14 @@ def validate(
     `data` is the path of an .npz file, or a mapping, with one array for each model input, first axis =
     samples, as the model expects them, and optionally `labels`, integers of shape (samples,), which give
     top-1 accuracies on the first output that looks like classes (floating point, samples x K with K >= 2); or a folder
-    of images. None: synthetic inputs from `seed`, others than `compress` measures on, of these `shapes` where dynamic
-    and under `normalisation` where images. `samples`: how many at most (None: of synthetic ones as many as fit
-    ELEMENTS, from 4 to 16; else all). Where the model's batch axis is fixed to B, samples beyond a multiple of B are
-    left out. Outputs are compared slice by slice, so any number of samples fits in memory; elements that are not finite
-    in the original are left out of the errors, and so are outputs whose sizes follow values (detections) where they
-    differ. Latencies are medians of alternating runs of one sample, or one batch of B: those of the comparison where it
-    takes no more at once, and as many again of the first sample as LATENCY_SECONDS allow.
+    of images, labelled where they lie in one sub-folder for each class. None: samples made up from `seed`, others than
+    `compress` measures on, of these `shapes` where dynamic and under `normalisation` where images. `samples`: how many
+    at most (None: of made-up ones 16 to 128, of images 512, else all). Where the model's batch axis is fixed to B,
+    samples beyond a multiple of B are left out. Outputs are compared slice by slice, so any number of samples fits in
+    memory; elements that are not finite in the original are left out of the errors, and so are outputs whose sizes
+    follow values (detections) where they differ. Latencies are medians of alternating runs of one sample, or one batch
+    of B: those of the comparison where it takes no more at once, and as many again of the first sample as
+    LATENCY_SECONDS allow.
 
     Raises UsageError for data that does not fit the model, ModelError where the original does not load or
     run, ValidationFailed where the compressed model does not, has other inputs, outputs or shapes, or is not
@@ -67,11 +65,16 @@ def validate(
     runtime = RunOptions(provider, custom_ops_library=custom_ops_library)
     with naming("original"):
         before = load(original)
-    return compare(before, compressed, data, options, runtime)
+    if data is None:
+        evaluation = unseen(before, AUTO, options, count=samples)
+    else:
+        with naming("data"):
+            evaluation = read_samples(input_specs(before), data, options, EXPECTED)
+    return replace(compare(before, compressed, evaluation, runtime), warnings=tuple(unused_beside_data(data, options)))
 
 
-def compare(original: Model, compressed: Source, data: Data, options: SampleOptions, runtime: RunOptions) -> Validation:
-    """The same, with the options as objects."""
+def compare(original: Model, compressed: Source, evaluation: SampleSet, runtime: RunOptions) -> Validation:
+    """The same on given samples."""
     runtime = resolve(runtime)
     before = open_session(original, runtime)
     try:
@@ -81,36 +84,25 @@ def compare(original: Model, compressed: Source, data: Data, options: SampleOpti
     except ModelError as error:
         raise ValidationFailed(f"the compressed model does not load: {error}") from error
     _check_interface(before, after)
-    evaluation = _made_up(original, options) if data is None else _given(original, data, options)
     feed = next(feed_batches(before, evaluation.inputs, limit=1))
     comparison = Comparison(evaluation, rows_of(feed))
     comparison.run(before, after)
     latency_before, latency_after = latencies(before, after, feed, comparison.seconds)
+    outputs = tuple(errors.result() for errors in comparison.outputs.values())
+    accuracies = comparison.accuracy("before"), comparison.accuracy("after")
     return Validation(
         provider=runtime.provider,
         data=evaluation.source,
         samples=comparison.samples,
-        outputs=tuple(errors.result() for errors in comparison.outputs.values()),
+        outputs=outputs,
         free_outputs=tuple(sorted(comparison.free)),
-        warnings=tuple(unused_beside_data(data, options)),
         latency_batch=rows_of(feed),
         latency_before_ms=latency_before,
         latency_after_ms=latency_after,
-        accuracy_before=comparison.accuracy("before"),
-        accuracy_after=comparison.accuracy("after"),
+        accuracy_before=accuracies[0],
+        accuracy_after=accuracies[1],
+        verdict=verdict(outputs, accuracies),
     )
-
-
-def _given(model: Model, data: str | Path | Mapping[str, np.ndarray], options: SampleOptions) -> SampleSet:
-    """A user's samples, as many as were asked for."""
-    specs = input_specs(model)
-    with naming("data"):
-        found = read_samples(specs, data, options, EXPECTED)
-    batch = next((spec.shape[0] for spec in specs if spec.shape and spec.shape[0]), None)
-    count = found.samples if options.samples is None else max(options.samples, batch or 1)
-    sampled = {spec.name for spec in specs if spec.shape and spec.shape[0] in (None, batch)}
-    inputs = {name: array[:count] if name in sampled else array for name, array in found.inputs.items()}
-    return replace(found, inputs=inputs, labels=None if found.labels is None else found.labels[:count])
 
 
 def _check_interface(before: ort.InferenceSession, after: ort.InferenceSession) -> None:
@@ -122,11 +114,3 @@ def _check_interface(before: ort.InferenceSession, after: ort.InferenceSession) 
         old, new = ({value.name: value.type for value in values} for values in (expected, found))
         if old != new:
             raise ValidationFailed(f"the {kind} differ: the original has {old}, the compressed model {new}")
-
-
-def _made_up(model: Model, options: SampleOptions) -> SampleSet:
-    specs = input_specs(model)
-    chosen = concrete_shapes(specs, 1, shapes=options.shapes)
-    samples = options.samples or samples_within(ELEMENTS, chosen, MIN_SAMPLES, MAX_SAMPLES)
-    inputs = synthetic_inputs(model, samples, replace(options, seed=options.seed + HELD_OUT))
-    return SampleSet(inputs, None, f"synthetic, seed {options.seed}")

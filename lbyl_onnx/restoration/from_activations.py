@@ -19,6 +19,7 @@ import numpy as np
 import onnx
 
 from ..channels.groups import Analysis, ChannelGroup
+from ..channels.pooling import before_pooling
 from ..model.graph import GraphIndex
 from ..model.weight_layer import WEIGHT_OPS
 from ..selection.plan import Choice
@@ -52,7 +53,7 @@ def restore_from_activations(task: RestoreTask) -> Restored:
     assert task.calibration is not None
     pair = PairedRun(task.analysis, task.plan.kept, task.calibration, task.runtime)
     try:
-        layers = _LayerByLayer(pair, task.options.seed).fit()
+        layers = _LayerByLayer(pair, task).fit()
     finally:
         pair.close()
     outcomes = tuple(_outcome(task.analysis, choice, layers) for choice in task.plan.choices)
@@ -60,18 +61,22 @@ def restore_from_activations(task: RestoreTask) -> Restored:
 
 
 class _LayerByLayer:
-    def __init__(self, pair: PairedRun, seed: int) -> None:
+    def __init__(self, pair: PairedRun, task: RestoreTask) -> None:
         self._pair = pair
-        self._rng = np.random.default_rng(seed)
+        self._tell = task.tell
+        self._rng = np.random.default_rng(task.options.seed)
         self._index = GraphIndex(pair.fitted)
+        self._original = GraphIndex(pair.analysis.model)
         self._selected = selected(pair.analysis.model.proto.graph)
 
     def fit(self) -> dict[str, LayerFit]:
         """Visit the weight layers; what was done at each, by its output's name."""
         nodes = {node.output[0]: node for node in self._index.nodes}
         layers = {}
-        for node in self._pair.analysis.model.proto.graph.node:
+        all_nodes = self._pair.analysis.model.proto.graph.node
+        for number, node in enumerate(all_nodes):
             if node.op_type in WEIGHT_OPS and node.output[0] in nodes:
+                self._tell(node.name or node.output[0], number / len(all_nodes))
                 done = self._visit(nodes[node.output[0]])
                 if done is not None:
                     layers[node.output[0]] = done
@@ -111,17 +116,27 @@ class _LayerByLayer:
             return None
         inputs = layer.inputs(after)
         rows = max(MIN_ROWS, ROWS_PER_INPUT * min(inputs, MAX_INPUTS))
+        scarce = lossy and pair.rows(place.name, place.axis) < ROWS_PER_INPUT * inputs
+        pooled = before_pooling(pair.analysis, self._original, layer.data, layer.data_axis) if scarce else None
+        if pooled is not None and pair.has(pooled[0]):
+            mixed = self._mix(place, *pooled, rows)
+            if mixed is not None:
+                return mixed
         lagging = pair.rows(place.name, place.axis, front=True) >= rows
         pair.cut.run.approach(place.name, lagging=lagging)
         if lossy and (inputs > MAX_INPUTS or pair.rows(place.name, place.axis) < inputs):
-            pair.original.run.reach(layer.data, lagging=lagging)
-            mixed = fit_channels(pair, place, rows, self._rng)
+            mixed = self._mix(place, layer.data, layer.data_axis, rows)
             if mixed is not None:
                 return mixed
         if inputs > MAX_INPUTS:
             return None
         pair.original.run.reach(place.name, lagging=lagging)
         return fit_rows(pair, place, rows, self._rng)
+
+    def _mix(self, place: OutputChannels, name: str, axis: int, rows: int) -> FittedLayer | None:
+        """A fit of the layer's input channels, measured on tensor `name`."""
+        self._pair.reach(name, lagging=self._pair.rows(name, axis, front=True) >= rows)
+        return fit_channels(self._pair, place, name, axis, rows, self._rng)
 
 
 def _outcome(analysis: Analysis, choice: Choice, layers: dict[str, LayerFit]) -> Outcome:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..calibration.im2col import rows_at, sample_rows
-from ..calibration.ridge_regression import Fitted, RowMoments
+from ..calibration.ridge_regression import RowMoments
 from ..calibration.statistics import Statistics
 from ..channels.features import by_channel, channel_features
 from .channel_regression import mixed_weight
@@ -39,16 +39,16 @@ def fit_rows(pair: PairedRun, place: OutputChannels, rows: int, rng: np.random.G
     layer = place.layer
     weight = layer.weight.read(pair.fitted)
     present = layer.matrix(weight)
-    groups, *sizes = present.shape
-    rows = max(rows, ROW_ELEMENTS // (groups * sum(sizes)))
-    moments = RowMoments(*present.shape)
+    groups, outputs, inputs = present.shape
+    rows = max(rows, ROW_ELEMENTS // (groups * (outputs + inputs)))
+    moments = RowMoments(groups, outputs, inputs, max(pair.folds) + 1)
     kernel = weight.shape[2:] if layer.is_convolution else ()
     kept = pair.kept_channels(layer.name, layer.channel_axis)
     left: np.ndarray | slice = slice(None) if kept.all() else kept
-    for data, output in pair.pairs(layer, layer.name):
+    for fold, data, output in pair.pairs(layer, layer.name):
         positions = pair.positions(output, layer, rows, rng)
         taken = sample_rows(layer, data, kernel, positions, output.shape)
-        moments.add(taken, rows_at(output, layer, positions)[:, left])
+        moments.add(taken, rows_at(output, layer, positions)[:, left], fold)
     if not moments.finite:
         return None
     fitted = moments.solve(present, centred=place.takes_shift)
@@ -57,11 +57,14 @@ def fit_rows(pair: PairedRun, place: OutputChannels, rows: int, rng: np.random.G
     return FittedLayer(layer.weight_like(fitted.matrix, weight), fitted.error, fitted.condition, fitted.wanted, found)
 
 
-def fit_channels(pair: PairedRun, place: OutputChannels, rows: int, rng: np.random.Generator) -> FittedLayer | None:
+def fit_channels(
+    pair: PairedRun, place: OutputChannels, name: str, axis: int, rows: int, rng: np.random.Generator
+) -> FittedLayer | None:
     """Mix the layer's input channels (`channel_regression`); None where these cannot be told apart, are as many as the
     inputs of a row, or not finite.
 
-    Both models must have run up to the layer's input.
+    `name`, `axis`: the tensor that they are measured on, which holds the channels of the layer's input, and its axis of
+    them. Both models must have run up to it.
     """
     layer, analysis = place.layer, pair.analysis
     labels = analysis.labelling.axes.get(layer.data, [None])[layer.data_axis]
@@ -70,35 +73,17 @@ def fit_channels(pair: PairedRun, place: OutputChannels, rows: int, rng: np.rand
     classes = analysis.classes.class_of[labels]
     left = pair.kept_channels(layer.data, layer.data_axis)
     before, after = channel_features(classes), channel_features(classes[left])
-    if before is None or after is None or len(after) == layer.inputs(layer.weight.read(pair.fitted)):
+    inputs = layer.inputs(layer.weight.read(pair.fitted))
+    if before is None or after is None or (name == layer.data and len(after) == inputs):
         return None
-    fitted = _mixing(pair, place, before, after, rows, rng)
-    if fitted is None:
+    moments = RowMoments(1, len(before), len(after), folds=max(pair.folds) + 1)
+    for fold, x, y in pair.channels(name, axis, rows // before.shape[1], rng):
+        moments.add(by_channel(x, after)[None], by_channel(y, before), fold)
+    if not moments.finite:
         return None
+    present = np.eye(len(before))[:, np.isin(np.unique(classes), classes[left])]
+    fitted = moments.solve(present[None], centred=place.takes_shift)
     kept = pair.kept_channels(layer.name, layer.channel_axis)
     weight = np.compress(kept, layer.weight.read(pair.original.model), layer.output_axis)
     mixed = mixed_weight(weight, layer.input_axis, before, after, fitted.matrix[0])
     return FittedLayer(mixed, fitted.error, fitted.condition)
-
-
-def _mixing(
-    pair: PairedRun,
-    place: OutputChannels,
-    before: np.ndarray,
-    after: np.ndarray,
-    rows: int,
-    rng: np.random.Generator,
-) -> Fitted | None:
-    """T, by which the channels `after` make the channels `before` (features of each)."""
-    layer = place.layer
-    moments = RowMoments(1, len(before), len(after))
-    for found, wanted in pair.pairs(layer, layer.data):
-        positions = pair.positions(wanted, layer, rows // before.shape[1], rng)
-        x, y = (rows_at(value, layer, positions) for value in (found, wanted))
-        moments.add(by_channel(x, after)[None], by_channel(y, before))
-    if not moments.finite:
-        return None
-    classes = pair.analysis.classes.class_of[pair.analysis.labelling.axes[layer.data][layer.data_axis]]
-    stays = pair.kept_channels(layer.data, layer.data_axis)
-    present = np.eye(len(before))[:, np.isin(np.unique(classes), classes[stays])]
-    return moments.solve(present[None], centred=place.takes_shift)

@@ -13,18 +13,21 @@ from ..channels.groups import Analysis, ChannelGroup
 from ..errors import UsageError
 from ..model.model import Model
 from ..options import PruneOptions, RunOptions
+from ..progress import Tell, untold
 from ..selection.plan import Plan
 
 
 @dataclass(frozen=True)
 class RestoreTask:
-    """What there is to restore. `calibration`: samples, None for a method that needs none."""
+    """What there is to restore. `calibration`: samples, None for a method that needs none; `tell`: what hears of
+    progress."""
 
     analysis: Analysis
     plan: Plan
     options: PruneOptions
     runtime: RunOptions
     calibration: Calibration | None = None
+    tell: Tell = untold
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -24,6 +23,8 @@ FRONT_ELEMENTS = 12 * 3 * 224 * 224
 SELECTING_OPS = ("Compress", "NonMaxSuppression", "NonZero", "TopK", "Unique")
 """Operators that select by value: behind them a row of the cut model is not the same row of the original."""
 
+Rows = np.ndarray
+
 
 class PairedRun:
     """Both models, level with one another wherever their values are compared.
@@ -36,12 +37,12 @@ class PairedRun:
         self.analysis = analysis
         self.fitted = cut(analysis, kept)
         self.synthetic = calibration.synthetic
+        self.folds = calibration.folds
         front = calibration.first(FRONT_ELEMENTS)
         self.original = CalibratedRun(analysis.model, calibration, options, len(front.batches))
         self.cut = CalibratedRun(self.fitted, calibration, options, len(front.batches))
         self._kept = kept
         self._elements, self._front = calibration.elements, front.elements
-        self._probed = sum(math.prod(analysis.probe.tensors[name].shape) for name in calibration.batches[0])
 
     @property
     def changing(self) -> tuple[Model, Model]:
@@ -60,26 +61,43 @@ class PairedRun:
 
     def rows(self, name: str, axis: int, front: bool = False) -> float:
         """About how many rows a tensor with channels on `axis` has for all samples, or for those in `front`."""
-        shape = self.analysis.probe.tensors[name].shape
-        elements = self._front if front else self._elements
-        return math.prod(shape) / max(shape[axis], 1) * elements / self._probed
+        return self.analysis.rows(name, axis, self._front if front else self._elements)
 
     def reach(self, name: str, lagging: bool) -> None:
         """Run both models up to the tensor `name`."""
         for run in (self.original.run, self.cut.run):
             run.reach(name, lagging=lagging)
 
-    def pairs(self, layer: WeightLayer, wanted: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """What the layer reads in the cut model and the original's tensor `wanted`, on the same samples, batch by
-        batch; without batches that have no rows, or not the same."""
-        ours = self.cut.run.values(layer.data, self.level)
-        for found, value in zip(ours, self.original.run.values(wanted, self.level), strict=True):
+    def has(self, name: str) -> bool:
+        """Whether both runs still hold the values of tensor `name`, or have them ahead."""
+        return self.original.run.has(name) and self.cut.run.has(name)
+
+    def pairs(self, layer: WeightLayer, wanted: str) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """The fold, what the layer reads in the cut model and the original's tensor `wanted`, on the same samples,
+        batch by batch; without batches that have no rows, or not the same."""
+        ours, theirs = self.cut.run.values(layer.data, self.level), self.original.run.values(wanted, self.level)
+        for fold, found, value in zip(self.folds, ours, theirs, strict=False):
             if value.size and layer.pairs(found, value):
-                yield found, value
+                yield fold, found, value
+
+    def channels(self, name: str, axis: int, rows: int, rng: np.random.Generator) -> Iterator[tuple[int, Rows, Rows]]:
+        """The fold, and rows (positions, channels) of tensor `name`, channels on `axis`, in the cut model and in the
+        original, at the same positions, about so many over all batches."""
+        ours, theirs = (run.values(name, self.level) for run in (self.cut.run, self.original.run))
+        for fold, found, value in zip(self.folds, ours, theirs, strict=False):
+            x, y = (np.moveaxis(each, axis, -1) for each in (found, value))
+            if value.size and x.shape[:-1] == y.shape[:-1]:
+                x, y = (each.reshape(-1, each.shape[-1]) for each in (x, y))
+                chosen = self._some(len(y), rows, rng)
+                yield fold, x[chosen], y[chosen]
 
     def positions(self, value: np.ndarray, layer: WeightLayer, rows: int, rng: np.random.Generator) -> np.ndarray:
         """Positions in one batch's value, as many as make about `rows` over all batches."""
-        total, share = position_count(value, layer), rows // self.level + 1
+        return self._some(position_count(value, layer), rows, rng)
+
+    def _some(self, total: int, rows: int, rng: np.random.Generator) -> np.ndarray:
+        """Which of the `total` rows of one batch to take for about `rows` of all batches."""
+        share = rows // self.level + 1
         return np.arange(total) if total <= share else rng.choice(total, share, replace=False)
 
     def kept_channels(self, name: str, axis: int) -> np.ndarray:

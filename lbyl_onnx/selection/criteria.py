@@ -12,6 +12,7 @@ from ..channels.folding import FoldedReader, ProducerLayer
 from ..channels.groups import Analysis, ChannelGroup
 from ..errors import UsageError
 from ..options import PruneOptions, RunOptions
+from ..progress import Tell, untold
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Ranking:
 @dataclass(frozen=True)
 class RankingTask:
     """What there is to rank. `groups`: those that may lose units, by number; `counts`: how many each is to lose;
-    `calibration`: samples, None for a criterion that needs none."""
+    `calibration`: samples, None for a criterion that needs none; `tell`: what hears of progress."""
 
     analysis: Analysis
     groups: Mapping[int, ChannelGroup]
@@ -41,6 +42,7 @@ class RankingTask:
     options: PruneOptions
     runtime: RunOptions
     calibration: Calibration | None = None
+    tell: Tell = untold
 
 
 Ranker = Callable[[RankingTask], dict[int, Ranking]]

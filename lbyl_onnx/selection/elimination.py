@@ -3,19 +3,28 @@
 With A = E[a a^T] of a consumer's input channels (mean removed) and its weights V, taking channel j away and refitting
 the others costs |V_j|^2 / [A^-1]_jj (optimal brain surgeon: Hassibi and Stork 1992). After each step A^-1 and the
 energy V V^T of the refitted weights are downdated, so one run ranks all channels for every ratio at once.
+
+What this says of the samples that it was computed from is too good to be true. So samples come in folds, and the error
+that is predicted is the one that a fit to the other folds leaves on each.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy import linalg
 
-from ..calibration.staged_run import CalibratedRun, StagedRun
+from ..calibration.inputs import input_specs
+from ..calibration.samples import Calibration
+from ..calibration.staged_run import CalibratedRun
 from ..calibration.statistics import sums
+from ..calibration.user_samples import batch_of
 from ..channels.features import by_channel
-from ..channels.groups import Analysis, WeightAxis
+from ..channels.groups import WeightAxis
+from ..channels.pooling import before_pooling
 from ..model.graph import GraphIndex
 from ..model.weight_layer import weight_layer
 from .criteria import Ranking, RankingTask, criterion
@@ -23,17 +32,36 @@ from .criteria import Ranking, RankingTask, criterion
 SINGLE_PRECISION_UNITS = 256
 STEPS = 64
 """Elimination proceeds in about this many steps; groups of at most STEPS units lose one a step."""
+
+
+class Guard(NamedTuple):
+    """What is added to A's diagonal before its order of elimination counts, relative to its mean: `ridge` to all of it,
+    and to quiet channels as much as lifts them to `quiet`: they may be loud on what the samples do not show."""
+
+    ridge: float
+    quiet: float
+
+
+TRUSTING, GIVEN, MADE_UP = Guard(1e-3, 0.0), Guard(0.1, 0.0), Guard(0.2, 0.5)
+CLEARLY = 0.9
+"""The share of another order's error on a fold from which on an order is clearly better: nearer ones are ties."""
+FIT_RIDGES = (1e-2, 1e-1, 1.0, 10.0)
+"""Of these, the fits that errors are predicted for have the best."""
+PREDICTED = 2
+"""For so many numbers of removed units is the error predicted, for others by interpolation."""
 MAX_ROWS, ROW_ELEMENTS = 16384, 2**22
 """Rows that moments rest on at most, or as many as hold so many elements, whichever is more."""
-MAX_ELEMENTS = 12 * 3 * 224 * 224
-"""Elements of input that the choice rests on at most; large images give more than enough positions."""
+ROWS_PER_UNIT = 4
+"""Rows that moments of a pooled input should rest on, for each unit."""
+FRONT_ELEMENTS = 12 * 3 * 224 * 224
+"""Elements of input that are enough where they give MAX_ROWS rows."""
 ORIGIN_ROWS = 256
 
 
 @dataclass(frozen=True)
 class Elimination:
-    """`order`: int64 (removable units,), units in the order of their removal. `error`: float64 of the same shape,
-    what has been lost once a unit is gone, relative to the variance of the consumers' outputs."""
+    """`order`: int64 (removed units,), units in the order of their removal. `error`: float64 of the same shape,
+    what is expected to be lost once a unit is gone, relative to the variance of the consumers' outputs."""
 
     order: np.ndarray
     error: np.ndarray
@@ -46,76 +74,144 @@ class Elimination:
 
 
 class ConsumerMoments:
-    """Second moments of one consumer's input over the units of a group, float64 (units, units), and the energy of
-    its weights over them; built batch by batch."""
+    """Second moments of one consumer's input over the units of a group, float64 (units, units), of each fold and of
+    all, and the energy of its weights over them; built batch by batch."""
 
-    def __init__(self, consumer: WeightAxis, units: int, weight: np.ndarray) -> None:
+    def __init__(
+        self, consumer: WeightAxis, units: int, weight: np.ndarray, folds: int = 1, rows_are_samples: bool = False
+    ) -> None:
+        self.rows_are_samples = rows_are_samples
         self._features = consumer.features_of(units)
         columns = np.moveaxis(weight, consumer.axis, -1).reshape(-1, weight.shape[consumer.axis])
         rows = by_channel(columns, self._features).astype(np.float32, copy=False)
         self.energy = (rows.T @ rows).astype(np.float64)
-        self._sum = np.zeros(units)
-        self._gram = np.zeros((units, units))
-        self._rows = 0
-        self._origin = np.zeros(units, np.float32)
+        self._sum = np.zeros((folds, units))
+        self._gram = np.zeros((folds, units, units))
+        self._rows = np.zeros(folds, np.int64)
+        self._origin: np.ndarray | None = None
 
-    def add(self, rows: np.ndarray) -> None:
+    def add(self, rows: np.ndarray, fold: int = 0) -> None:
         """Rows (positions, channels) of the consumer's input."""
         values = by_channel(rows, self._features).astype(np.float32, copy=False)
-        if self._rows == 0:
+        if self._origin is None:
             self._origin = values[:ORIGIN_ROWS].mean(axis=0)
         values = values - self._origin
-        self._sum += sums(values)
-        self._gram += values.T @ values
-        self._rows += len(values)
+        self._sum[fold] += sums(values)
+        self._gram[fold] += values.T @ values
+        self._rows[fold] += len(values)
 
     @property
     def finite(self) -> bool:
         """Whether there were values, and all of them finite."""
-        return self._rows > 0 and bool(np.isfinite(self._gram).all())
+        return bool(self._rows.any() and np.isfinite(self._gram).all())
+
+    @property
+    def folds(self) -> np.ndarray:
+        """The folds that have rows."""
+        return np.flatnonzero(self._rows)
 
     @property
     def covariance(self) -> np.ndarray:
         """Covariance of the units' activations."""
-        mean = self._sum / self._rows
-        return self._gram / self._rows - np.outer(mean, mean)
+        return self.covariance_of(self.folds)
+
+    def covariance_of(self, folds: np.ndarray) -> np.ndarray:
+        """The same of some folds."""
+        rows = self._rows[folds].sum()
+        mean = self._sum[folds].sum(axis=0) / rows
+        return self._gram[folds].sum(axis=0) / rows - np.outer(mean, mean)
 
 
-def eliminate(moments: list[ConsumerMoments], free: np.ndarray, count: int, ridge: float = 1e-3) -> Elimination:
+def eliminate(moments: list[ConsumerMoments], free: np.ndarray, count: int, guard: Guard = MADE_UP) -> Elimination:
     """The first `count` units in `free` (bool, (units,)) to go, by backward elimination over all consumers together.
 
-    `ridge`: what is added to A's diagonal, relative to its mean.
+    `guard`: for the samples at hand; TRUSTING where every row is a sample and that loses less.
     """
+    count = min(count, int(free.sum()))
+    everything = [each.covariance for each in moments]
+    removed = _order(everything, moments, free, count, _guard(moments, free, count, guard))
+    return Elimination(removed, predicted_errors(moments, removed))
+
+
+def _guard(moments: list[ConsumerMoments], free: np.ndarray, count: int, wary: Guard) -> Guard:
+    """`wary`, unless every row is a sample: then that only where it loses clearly less than TRUSTING on the fold that
+    chose nothing."""
+    folds = moments[0].folds
+    if len(folds) < 2 or not all(each.rows_are_samples for each in moments):
+        return wary
+    lost = dict.fromkeys((TRUSTING, wary), 0.0)
+    for guard in lost:
+        for fold in folds:
+            others = folds[folds != fold]
+            removed = _order([each.covariance_of(others) for each in moments], moments, free, count, guard)
+            lost[guard] += sum(_left(each, removed, folds[folds == fold]) for each in moments)
+    return wary if lost[wary] < CLEARLY * lost[TRUSTING] else TRUSTING
+
+
+def _order(
+    covariances: list[np.ndarray], moments: list[ConsumerMoments], free: np.ndarray, count: int, guard: Guard
+) -> np.ndarray:
+    """The first `count` units to go, int64, by what is lost after the others have been refitted."""
     units = len(free)
-    inverses, energies, total = [], [], 0.0
-    for each in moments:
-        covariance = each.covariance
-        total += float((covariance * each.energy).sum())
-        strength = ridge * np.trace(covariance) / units or 1.0
-        dtype = np.float32 if units > SINGLE_PRECISION_UNITS else np.float64
-        inverses.append(linalg.inv(covariance + strength * np.eye(units)).astype(dtype))
-        energies.append(each.energy.astype(dtype))
+    dtype = np.float32 if units > SINGLE_PRECISION_UNITS else np.float64
+    inverses = [_inverse(covariance, guard).astype(dtype) for covariance in covariances]
+    energies = [each.energy.astype(dtype) for each in moments]
     alive = free.copy()
     order: list[int] = []
-    errors: list[float] = []
-    lost = 0.0
     at_once = max(1, units // STEPS)
-    count = min(count, int(alive.sum()))
     while len(order) < count:
         cost = sum(np.diag(energy) / np.diag(inverse) for energy, inverse in zip(energies, inverses, strict=True))
         chosen = np.argsort(np.where(alive, cost, np.inf), kind="stable")[: min(at_once, count - len(order))]
         for inverse, energy in zip(inverses, energies, strict=True):
-            lost += _downdate(inverse, energy, chosen)
+            _downdate(inverse, energy, chosen)
         order += chosen.tolist()
-        errors += [lost / total if total > 0 else 0.0] * len(chosen)
         alive[chosen] = False
-    return Elimination(np.array(order, np.int64), np.array(errors))
+    return np.array(order, np.int64)
 
 
-def _downdate(inverse: np.ndarray, energy: np.ndarray, units: np.ndarray) -> float:
-    """Take `units` out of A^-1 and of V V^T after refitting the others, in place; what this loses."""
+def _inverse(covariance: np.ndarray, guard: Guard) -> np.ndarray:
+    mean = np.trace(covariance) / len(covariance) or 1.0
+    quiet = np.maximum(guard.quiet * mean - np.diag(covariance), 0)
+    return linalg.inv(covariance + np.diag(guard.ridge * mean + quiet))
+
+
+def predicted_errors(moments: list[ConsumerMoments], order: np.ndarray) -> np.ndarray:
+    """What is expected to be lost once each of the units in `order` is gone, float64 of its shape, relative to the
+    variance of the consumers' outputs: of fits to all folds but one, on that one (to the only fold, where there is but
+    one)."""
+    counts = np.unique(np.linspace(0, len(order), PREDICTED + 1).astype(np.int64))[1:]
+    if not counts.size:
+        return np.zeros(0)
+    total = sum(float((each.covariance * each.energy).sum()) for each in moments)
+    lost = [sum(_left(each, order[:count]) for each in moments) for count in counts]
+    shares = np.array(lost) / total if total > 0 else np.zeros(len(lost))
+    return np.interp(np.arange(1, len(order) + 1), [0, *counts], [0, *np.maximum(shares, 0)])
+
+
+def _left(moments: ConsumerMoments, removed: np.ndarray, folds: np.ndarray | None = None) -> float:
+    """The mean square error of a consumer's outputs on `folds` (None: all) once it reads the other units alone, fitted
+    on the other folds."""
+    known = moments.folds
+    folds = known if folds is None else folds
+    energy = moments.energy[np.ix_(removed, removed)]
+    kept = np.setdiff1d(np.arange(len(moments.energy)), removed)
+    totals = np.zeros(len(FIT_RIDGES))
+    for fold in folds:
+        others = known[known != fold] if len(known) > 1 else known
+        fitted, judged = moments.covariance_of(others), moments.covariance_of(known[known == fold])
+        scale = np.trace(fitted) / len(fitted) or 1.0
+        for index, ridge in enumerate(FIT_RIDGES):
+            system = fitted[np.ix_(kept, kept)] + ridge * scale * np.eye(len(kept))
+            transfer = linalg.solve(system, fitted[np.ix_(kept, removed)], assume_a="pos")
+            missing = judged[np.ix_(removed, removed)] - 2 * judged[np.ix_(removed, kept)] @ transfer
+            missing += transfer.T @ judged[np.ix_(kept, kept)] @ transfer
+            totals[index] += (missing * energy).sum()
+    return float(totals.min()) / len(folds)
+
+
+def _downdate(inverse: np.ndarray, energy: np.ndarray, units: np.ndarray) -> None:
+    """Take `units` out of A^-1 and of V V^T after refitting the others, in place."""
     block = linalg.pinvh(inverse[np.ix_(units, units)])
-    lost = float((block * energy[np.ix_(units, units)]).sum())
     transfer = inverse[:, units] @ block
     shared = energy[:, units] - 0.5 * transfer @ energy[np.ix_(units, units)]
     _subtract_product(energy, np.hstack([transfer, shared]), np.hstack([shared, transfer]))
@@ -123,7 +219,6 @@ def _downdate(inverse: np.ndarray, energy: np.ndarray, units: np.ndarray) -> flo
     for matrix in (energy, inverse):
         matrix[units], matrix[:, units] = 0, 0
     inverse[units, units] = 1
-    return lost
 
 
 def _subtract_product(matrix: np.ndarray, left: np.ndarray, right: np.ndarray) -> None:
@@ -140,28 +235,26 @@ def rank_by_elimination(task: RankingTask) -> dict[int, Ranking]:
     without a consumer whose input can be measured are left out.
     """
     assert task.calibration is not None
-    analysis, groups = task.analysis, task.groups
-    visits = sorted(
-        ((consumer, number) for number, group in groups.items() for consumer in group.consumers),
-        key=lambda visit: visit[0].node,
-    )
+    groups = task.groups
+    guard = MADE_UP if task.calibration.synthetic else GIVEN
+    measuring = _Measuring(task, task.calibration)
+    visits = [(consumer, number) for number, group in groups.items() for consumer in group.consumers]
+    visits.sort(key=lambda visit: measuring.when(visit[0]))
     last = {number: index for index, (_, number) in enumerate(visits)}
     found: dict[int, list[ConsumerMoments]] = {number: [] for number in groups}
     rankings = {}
-    rng = np.random.default_rng(task.options.seed)
-    share = task.calibration.first(MAX_ELEMENTS)
-    graph = GraphIndex(analysis.model)
-    run = CalibratedRun(analysis.model, share, task.runtime).run
     try:
         for index, (consumer, number) in enumerate(visits):
-            moments = _measure(analysis, graph, run, consumer, groups[number].units, len(share.batches), rng)
+            task.tell(consumer.name, index / len(visits))
+            moments = measuring.moments(consumer, groups[number].units)
             if moments is not None:
                 found[number].append(moments)
             if last[number] == index and (measured := found.pop(number)):
                 group = groups[number]
-                rankings[number] = eliminate(measured, group.free, task.counts[number]).ranking(group.units)
+                found_order = eliminate(measured, group.free, task.counts[number], guard)
+                rankings[number] = found_order.ranking(group.units)
     finally:
-        run.close()
+        measuring.run.close()
     return rankings
 
 
@@ -172,29 +265,49 @@ def consumer_input(graph: GraphIndex, consumer: WeightAxis) -> tuple[str, int] |
     return (layer.data, layer.data_axis) if layer is not None and layer.weight_slot == consumer.slot else None
 
 
-def _measure(
-    analysis: Analysis,
-    graph: GraphIndex,
-    run: StagedRun,
-    consumer: WeightAxis,
-    units: int,
-    batches: int,
-    rng: np.random.Generator,
-) -> ConsumerMoments | None:
-    """Moments of a consumer's input; None where it is no weight layer, its weight is not its own or takes the units
-    unevenly, and where the input is not finite."""
-    place = consumer_input(graph, consumer)
-    own = consumer.weight is not None and consumer.weight.exclusive
-    if place is None or not own or consumer.groups > 1 or not consumer.takes_evenly(units):
-        return None
-    assert consumer.weight is not None
-    name, axis = place
-    run.reach(name)
-    moments = ConsumerMoments(consumer, units, consumer.weight.read(analysis.model))
-    limit = max(MAX_ROWS // batches, ROW_ELEMENTS // (len(consumer.units) * batches), 1)
-    for value in run.values(name):
-        if value.size == 0:
-            continue
-        rows = np.moveaxis(value, axis, -1).reshape(-1, value.shape[axis])
-        moments.add(rows if len(rows) <= limit else rows[rng.choice(len(rows), limit, replace=False)])
-    return moments if moments.finite else None
+class _Measuring:
+    """One run of the original, in which the consumers' inputs are measured one after the other."""
+
+    def __init__(self, task: RankingTask, calibration: Calibration) -> None:
+        front = calibration.first(FRONT_ELEMENTS)
+        self._analysis = task.analysis
+        self._index = GraphIndex(task.analysis.model)
+        self._folds, self._front, self._elements = calibration.folds, front.elements, calibration.elements
+        self._probed = max(task.analysis.probe.batch, batch_of(input_specs(task.analysis.model)))
+        self._rng = np.random.default_rng(task.options.seed)
+        self.run = CalibratedRun(task.analysis.model, calibration, task.runtime, len(front.batches)).run
+
+    def _place(self, consumer: WeightAxis) -> tuple[str, int] | None:
+        """Where a consumer's input is measured: in front of a global pooling where that gives too few rows."""
+        place = consumer_input(self._index, consumer)
+        if place is None or self._analysis.rows(*place, self._elements) >= ROWS_PER_UNIT * len(consumer.units):
+            return place
+        return before_pooling(self._analysis, self._index, *place) or place
+
+    def when(self, consumer: WeightAxis) -> int:
+        """The number of the node behind which a consumer's input is measured."""
+        place = self._place(consumer)
+        return -1 if place is None else self._index.numbers.get(place[0], -1)
+
+    def moments(self, consumer: WeightAxis, units: int) -> ConsumerMoments | None:
+        """Moments of a consumer's input; None where it is no weight layer, its weight is not its own or takes the units
+        unevenly, and where the input is not finite."""
+        place = self._place(consumer)
+        own = consumer.weight is not None and consumer.weight.exclusive
+        if place is None or not own or consumer.groups > 1 or not consumer.takes_evenly(units):
+            return None
+        assert consumer.weight is not None
+        name, axis = place
+        self.run.reach(name, lagging=self._analysis.rows(name, axis, self._front) >= MAX_ROWS)
+        weight = consumer.weight.read(self._analysis.model)
+        shape = self._analysis.probe.tensors[name].shape
+        single = math.prod(shape) == shape[axis] * self._probed
+        moments = ConsumerMoments(consumer, units, weight, max(self._folds) + 1, single)
+        limit = max(MAX_ROWS, ROW_ELEMENTS // len(consumer.units)) // self.run.level + 1
+        for fold, value in zip(self._folds, self.run.values(name), strict=False):
+            if value.size == 0:
+                continue
+            rows = np.moveaxis(value, axis, -1).reshape(-1, value.shape[axis])
+            chosen = rows if len(rows) <= limit else rows[self._rng.choice(len(rows), limit, replace=False)]
+            moments.add(chosen, fold)
+        return moments if moments.finite else None

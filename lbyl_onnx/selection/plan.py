@@ -11,6 +11,7 @@ import numpy as np
 from ..calibration.samples import Calibration
 from ..channels.groups import Analysis, ChannelGroup
 from ..options import PruneOptions, RunOptions, pattern
+from ..progress import Tell, untold
 from .criteria import Ranking, RankingTask, criterion_named
 
 Obstacle = Callable[[ChannelGroup], str | None]
@@ -56,6 +57,7 @@ def rank(
     options: PruneOptions,
     runtime: RunOptions,
     calibration: Calibration | None,
+    tell: Tell = untold,
 ) -> dict[int, Ranked]:
     """Rank the units of every group without a reason to stay, by group number.
 
@@ -64,7 +66,7 @@ def rank(
     """
     groups = {number: analysis.groups[number] for number, reason in enumerate(reasons) if reason is None}
     counts = {n: group.units - units_kept(group.units, options.ratio, options.round_to) for n, group in groups.items()}
-    task = RankingTask(analysis, groups, counts, options, runtime, calibration)
+    task = RankingTask(analysis, groups, counts, options, runtime, calibration, tell)
     chosen = criterion_named(options.criterion)
     found = {number: Ranked(ranking, chosen.name) for number, ranking in chosen.rank(task).items()}
     left = {number: group for number, group in groups.items() if number not in found}

@@ -20,13 +20,15 @@ def perceptron(classes=4, side=6, batch="N"):
     return load(graph.model(graph.gemm(hidden, 16, classes)))
 
 
-def calibrate(model, source="synthetic", **options):
+def calibrate(model, source="auto", **options):
     """Samples with these `SampleOptions`."""
     return samples.calibrate(model, source, SampleOptions(**options))
 
 
-def images_of(calibration):
-    return np.concatenate([batch["image"] for batch in calibration.batches])
+def images_of(calibration, fold=None):
+    """All images, or those of one fold."""
+    pairs = zip(calibration.batches, calibration.folds, strict=True)
+    return np.concatenate([batch["image"] for batch, each in pairs if fold in (None, each)])
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(2, 7), st.integers(1, 60))
@@ -57,6 +59,7 @@ def test_synthetic_images_are_spread_over_the_classes():
     candidates = synthetic_inputs(model, 64 * augmentation.CANDIDATES, SampleOptions(seed=5))["image"]
     scores = run_batches(open_session(model), {"image": candidates})[0]
     chosen = candidates[augmentation.evenly_classed(scores, 64)]
+    chosen = np.concatenate([chosen[0::2], chosen[1::2]])  # a batch for each fold
     contrast = images.reshape(64, -1)[:, 0] / chosen.reshape(64, -1)[:, 0]
     np.testing.assert_allclose(images, chosen * contrast.reshape(-1, 1, 1, 1), rtol=1e-4, atol=1e-6)
     assert augmentation.LEAST_CONTRAST * 0.99 < contrast.min() < 0.2 < 0.6 < contrast.max() < 1.01
@@ -73,27 +76,32 @@ def test_outputs_that_are_no_classes_do_not_choose():
 
 @pytest.mark.parametrize("batch", ["N", 1])
 def test_few_given_samples_are_topped_up(batch):
-    """The given ones come first, unchanged; the others hold nothing but values of the given ones; the source says
-    how many were given."""
+    """Each fold has half of the given ones, unchanged and first, and then nothing but values of its own half, so that
+    none shows what the other holds; the source says how many were given."""
     given_images = np.random.default_rng(0).standard_normal((16, 1, 6, 6)).astype(np.float32)
     calibrated = calibrate(perceptron(batch=batch), {"image": given_images})
-    images = images_of(calibrated)
-    assert len(images) == augmentation.ENOUGH_ROWS and calibrated.source.startswith("16 samples")
-    np.testing.assert_array_equal(images[:16], given_images)
-    assert np.isin(images, given_images).all()
-    changed = (images != given_images[np.arange(len(images)) % 16]).mean(axis=(1, 2, 3))[16:]
-    assert changed.min() < 0.1 and changed.max() > 0.9
+    assert calibrated.source.startswith("16 samples")
+    for fold in range(2):
+        half, images = given_images[fold::2], images_of(calibrated, fold)
+        assert len(images) == augmentation.ENOUGH_ROWS and np.isin(images, half).all()
+        whole = (images[:, None] == half[None]).all(axis=(2, 3, 4))
+        assert whole.any(axis=0).all()
+        changed = 1 - (images[:, None] == half[None]).mean(axis=(2, 3, 4)).max(axis=1)
+        assert changed.min() == 0 and changed.max() > 0.75
 
 
 def test_samples_limit_what_is_topped_up():
     given_images = np.random.default_rng(0).standard_normal((16, 1, 6, 6)).astype(np.float32)
-    images = images_of(calibrate(perceptron(), {"image": given_images}, samples=4))
-    assert len(images) == augmentation.ENOUGH_ROWS and np.isin(images, given_images[:4]).all()
+    calibrated = calibrate(perceptron(), {"image": given_images}, samples=4)
+    for fold, used in enumerate((given_images[[0, 8]], given_images[[4, 12]])):
+        images = images_of(calibrated, fold)
+        assert len(images) == augmentation.ENOUGH_ROWS and np.isin(images, used).all()
 
 
 def test_many_given_samples_and_convolutions_are_left_alone():
-    many = np.zeros((augmentation.ENOUGH_ROWS, 1, 6, 6), np.float32)
-    assert images_of(calibrate(perceptron(), {"image": many})).shape == many.shape
+    """Apart from those that are held out."""
+    many = np.zeros((3 * augmentation.ENOUGH_ROWS, 1, 6, 6), np.float32)
+    assert images_of(calibrate(perceptron(), {"image": many})).shape == (len(many) - 64, 1, 6, 6)
     graph = Builder()
     convolving = load(graph.model(graph.conv(graph.input(("N", 1, 6, 6), "image"), 1, 2)))
     assert len(images_of(calibrate(convolving, {"image": many[:5]}))) == 5

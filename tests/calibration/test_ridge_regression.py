@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lbyl_onnx.calibration import ridge_regression
-from lbyl_onnx.calibration.ridge_regression import RowMoments
+from lbyl_onnx.calibration.ridge_regression import FIRST_TRIED, STRENGTHS, RowMoments
 from lbyl_onnx.calibration.statistics import channel_statistics, within
 
 RIDGE = 1e-2
-"""What `solve` takes by default."""
+"""What `solve` takes for a single fold."""
 
 
 def gathered(x, y, cuts=()):
@@ -129,12 +129,16 @@ def test_rows_may_come_in_any_portions(portions, capacity):
 
 @pytest.mark.parametrize("value", [-1.0, 0.0, -1e-12])
 def test_a_covariance_that_rounding_left_indefinite(value):
-    """The fit stays near the present weights."""
+    """The fit is that of the ridge, or of the weakest one that makes the system definite: of a hundred times as much,
+    or of one that dominates it."""
     present = np.array([[1.0, -2.0, 0.5]])
     gram = np.full((3, 3), value)
-    matrix, inverse_condition, ridge = ridge_regression._solve(gram, np.zeros((1, 3)), present, RIDGE)
-    assert ridge > 0 and 0 <= inverse_condition <= 1
-    np.testing.assert_allclose(matrix @ (gram + ridge * np.eye(3)), ridge * present, rtol=1e-6, atol=1e-9)
+    matrix, condition = ridge_regression._solve(gram, np.zeros((1, 3)), present, RIDGE)
+    definite = [r for r in (RIDGE, 100 * RIDGE) if np.linalg.eigvalsh(gram + r * np.eye(3)).min() > 0]
+    ridge = next(iter(definite), RIDGE + np.abs(gram).sum(axis=0).max())
+    system = gram + ridge * np.eye(3)
+    assert condition == pytest.approx(np.linalg.cond(system, 1), rel=0.1)
+    np.testing.assert_allclose(matrix @ system, ridge * present, rtol=1e-6, atol=1e-9)
 
 
 def test_no_rows_are_no_basis():
@@ -264,3 +268,195 @@ def test_statistics_in_half_precision_do_not_overflow():
     mean, variance = channel_statistics(values, 1)
     np.testing.assert_allclose(mean, [0, 500])
     np.testing.assert_allclose(variance, [300**2, 1500**2])
+
+
+# ---- strengths by cross-validation
+
+
+def in_folds(x, y, fold_of, folds=2):
+    """Moments of rows x (groups, rows, inputs) and y (rows, groups x outputs), each row in a fold of its own."""
+    moments = RowMoments(len(x), y.shape[1] // len(x), x.shape[2], folds)
+    for start in range(0, len(y), 7):
+        part = slice(start, start + 7)
+        for fold in np.unique(fold_of[part]):
+            chosen = np.flatnonzero(fold_of[part] == fold) + start
+            moments.add(x[:, chosen].astype(np.float32), y[chosen].astype(np.float32), int(fold))
+    return moments
+
+
+def ridge_fit(x, y, present, centred, strength):
+    """Matrix (groups, outputs, inputs) and the means of x and y (0 unless centred), straight from the rows."""
+    targets = np.moveaxis(y.reshape(len(y), len(x), -1), 1, 0)
+    x_mean, y_mean = x.mean(axis=1, keepdims=True) * centred, targets.mean(axis=1, keepdims=True) * centred
+    if strength == np.inf:
+        return present, x_mean, y_mean
+    matrix = []
+    for rows, wanted, start in zip(x - x_mean, targets - y_mean, present, strict=True):
+        gram = rows.T @ rows / len(rows)
+        system = gram + strength * np.trace(gram) / len(gram) * np.eye(len(gram))
+        missing = (wanted - rows @ start.T).T @ rows / len(rows)
+        matrix.append(start + np.linalg.solve(system, missing.T).T)
+    return np.array(matrix), x_mean, y_mean
+
+
+def held_out_error(x, y, fold_of, present, centred, strength):
+    """The share of each fold's variance about what the other folds expect that a fit to those leaves."""
+    left = total = 0.0
+    for fold in np.unique(fold_of):
+        judged, others = fold_of == fold, fold_of != fold
+        matrix, x_mean, y_mean = ridge_fit(x[:, others], y[others], present, centred, strength)
+        rows = x[:, judged] - x_mean
+        wanted = np.moveaxis(y[judged].reshape(judged.sum(), len(x), -1), 1, 0) - y_mean
+        left += ((wanted - rows @ np.swapaxes(matrix, 1, 2)) ** 2).sum()
+        total += (wanted**2).sum()
+    return left / total
+
+
+def has_one_valley(errors):
+    """Whether errors fall up to some point, and rise from there on, always by more than rounding."""
+    steps = np.diff(errors)
+    rising = steps > 0
+    return (np.diff(rising.astype(int)) >= 0).all() and (np.abs(steps) > 1e-4 * np.max(errors)).all()
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    seed=st.integers(0, 2**16),
+    groups=st.integers(1, 3),
+    rows=st.sampled_from([12, 30, 100, 400]),
+    noise=st.sampled_from([0.0, 0.1, 1.0, 5.0, 50.0]),
+    folds=st.integers(2, 3),
+    centred=st.booleans(),
+)
+def test_the_strength_is_the_one_with_least_held_out_error(seed, groups, rows, noise, folds, centred):
+    rng = np.random.default_rng(seed)
+    x, y, present = problem(rng, groups, rows, noise=noise, mean=1.0)
+    fold_of = rng.permutation(np.arange(rows) % folds)
+    errors = {each: held_out_error(x, y, fold_of, present, centred, each) for each in (*STRENGTHS, np.inf)}
+    fitted = in_folds(x, y, fold_of, folds).solve(present, centred)
+    assert fitted.strength in errors
+    assert fitted.error == pytest.approx(errors[fitted.strength], rel=1e-3, abs=1e-6)
+    assert fitted.error <= errors[np.inf] * (1 + 1e-3) + 1e-6
+    expected = ridge_fit(x, y, present, centred, fitted.strength)[0]
+    np.testing.assert_allclose(fitted.matrix, expected, atol=2e-3 * max(1, np.abs(expected).max()))
+    if has_one_valley([errors[each] for each in STRENGTHS]):
+        assert fitted.error == pytest.approx(min(errors.values()), rel=1e-3, abs=1e-6)
+
+
+@pytest.mark.parametrize("centred", [True, False])
+@pytest.mark.parametrize(("rows", "noise"), [(24, 0.0), (24, 3.0), (24, 20.0), (2000, 0.3), (2000, 200.0)])
+def test_more_noise_and_fewer_rows_make_a_stronger_ridge(rows, noise, centred):
+    """Each case has one valley, so the search has to find its floor."""
+    rng = np.random.default_rng(4)
+    x, y, present = problem(rng, 2, rows, noise=noise)
+    fold_of = np.arange(rows) % 2
+    errors = {each: held_out_error(x, y, fold_of, present, centred, each) for each in (*STRENGTHS, np.inf)}
+    steps = np.diff([errors[each] for each in STRENGTHS]) > 0
+    assert (np.diff(steps.astype(int)) >= 0).all()
+    assert in_folds(x, y, fold_of).solve(present, centred).strength == min(errors, key=errors.get)
+
+
+def test_chosen_strengths_differ_by_orders_of_magnitude():
+    """Over problems that differ in noise and rows, every strength of the grid is the best of some."""
+    found = set()
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        rows, noise = int(rng.choice([14, 40, 400])), float(10 ** rng.uniform(-2, 2))
+        x, y, present = problem(rng, 1, rows, noise=noise)
+        found.add(in_folds(x, y, np.arange(rows) % 2).solve(present, True).strength)
+    assert len(found) >= 5 and np.inf in found
+
+
+@pytest.mark.parametrize("centred", [True, False])
+@pytest.mark.parametrize("groups", [1, 3])
+def test_folds_that_contradict_one_another_leave_the_weights_alone(groups, centred):
+    """What one fold teaches is wrong on the other."""
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((groups, 100, 5))
+    present = rng.standard_normal((groups, 3, 5))
+    fold_of = np.arange(100) % 2
+    sign = np.where(fold_of, 1, -1)[:, None]
+    outputs = [rows @ start.T + sign * (rows @ np.ones((5, 3))) for rows, start in zip(x, present, strict=True)]
+    y = np.concatenate(outputs, axis=1)
+    fitted = in_folds(x, y, fold_of).solve(present, centred)
+    assert fitted.strength == np.inf and fitted.condition == 1
+    np.testing.assert_array_equal(fitted.matrix, present)
+    assert fitted.error == pytest.approx(held_out_error(x, y, fold_of, present, centred, np.inf), rel=1e-4)
+    assert in_folds(x, y, fold_of * 0).solve(present, centred).strength == RIDGE
+
+
+@pytest.mark.parametrize("rows", [10, 40, 200])
+def test_pure_noise_moves_the_weights_hardly_or_not_at_all(rows):
+    """Targets that have nothing to do with the rows: one fold alone fits them, two see through it."""
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        x, y = rng.standard_normal((1, rows, 20)), rng.standard_normal((rows, 30))
+        present = np.zeros((1, 30, 20))
+        alone = gathered(x, y).solve(present, True)
+        fitted = in_folds(x, y, np.arange(rows) % 2).solve(present, True)
+        assert fitted.strength >= 10 and np.abs(fitted.matrix).max() < 0.25 * np.abs(alone.matrix).max()
+        assert fitted.strength < np.inf or (fitted.matrix == present).all()
+        assert alone.error < 0.95 < fitted.error
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("mean", [0.0, 50.0])
+def test_exact_targets_are_met(groups, mean):
+    rng = np.random.default_rng(2)
+    x, y, present = problem(rng, groups, 400, noise=0.0, mean=mean)
+    fitted = in_folds(x, y, np.arange(400) % 2).solve(present, True)
+    assert fitted.strength == min(STRENGTHS) and fitted.error < 1e-4
+    np.testing.assert_allclose(fitted.matrix, ridge_fit(x, y, present, True, min(STRENGTHS))[0], atol=2e-3)
+
+
+def test_what_is_right_already_stays():
+    rng = np.random.default_rng(3)
+    x, present = rng.standard_normal((1, 300, 6)), rng.standard_normal((1, 4, 6))
+    fitted = in_folds(x, x[0] @ present[0].T, np.arange(300) % 2).solve(present, True)
+    np.testing.assert_allclose(fitted.matrix, present, atol=1e-5)
+    assert fitted.error < 1e-6
+
+
+@pytest.mark.parametrize("used", [0, 1])
+@pytest.mark.parametrize("noise", [0.0, 30.0])
+def test_one_fold_keeps_the_strength_that_is_tried_first(used, noise):
+    """Also where others were made room for, but got no rows."""
+    x, y, present = problem(np.random.default_rng(5), 2, 40, noise=noise)
+    fitted = in_folds(x, y, np.full(40, used)).solve(present, True)
+    assert fitted.strength == STRENGTHS[FIRST_TRIED] == RIDGE
+    np.testing.assert_allclose(fitted.matrix, regression(x, y, present, True), atol=1e-3)
+    assert fitted.error == pytest.approx(left_over(x, y, fitted.matrix, True), rel=1e-3, abs=1e-6)
+
+
+def test_folds_of_unequal_size_count_by_their_rows():
+    rng = np.random.default_rng(6)
+    x, y, present = problem(rng, 1, 300, noise=2.0)
+    fold_of = (np.arange(300) >= 280).astype(int)
+    fitted = in_folds(x, y, fold_of).solve(present, True)
+    assert fitted.error == pytest.approx(held_out_error(x, y, fold_of, present, True, fitted.strength), rel=1e-3)
+
+
+def test_statistics_are_those_of_all_folds_together():
+    x, y, present = problem(np.random.default_rng(7), 2, 101, mean=3.0)
+    fitted = in_folds(x, y, np.arange(101) % 3, 3).solve(present, True)
+    predicted = np.concatenate([rows @ m.T for rows, m in zip(x, fitted.matrix, strict=True)], axis=1)
+    for found, values in ((fitted.wanted, y), (fitted.fit, predicted)):
+        np.testing.assert_allclose(found.mean, values.mean(axis=0), rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(found.variance, values.var(axis=0), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("make", [np.zeros, lambda shape: np.full(shape, 3.0), lambda shape: np.full(shape, 1e-18)])
+def test_folds_of_rows_that_do_not_vary(make):
+    present = np.random.default_rng(8).standard_normal((1, 2, 4))
+    fitted = in_folds(make((1, 20, 4)), np.ones((20, 2)), np.arange(20) % 2).solve(present, True)
+    np.testing.assert_allclose(fitted.matrix, present)
+    assert fitted.error == pytest.approx(0, abs=1e-6) and np.isfinite(fitted.condition)
+
+
+def test_single_precision_chooses_as_double_precision_does(monkeypatch):
+    x, y, present = problem(np.random.default_rng(9), 1, 200, inputs=30, noise=3.0)
+    exact = in_folds(x, y, np.arange(200) % 2).solve(present, True)
+    monkeypatch.setattr(ridge_regression, "SINGLE_PRECISION_INPUTS", 10)
+    rounded = in_folds(x, y, np.arange(200) % 2).solve(present, True)
+    assert rounded.strength == exact.strength and rounded.error == pytest.approx(exact.error, rel=1e-3)
+    np.testing.assert_allclose(rounded.matrix, exact.matrix, atol=1e-3)

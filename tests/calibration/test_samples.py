@@ -8,7 +8,6 @@ from graphs import Builder
 from onnx import TensorProto
 
 from lbyl_onnx.calibration import samples as calibration
-from lbyl_onnx.calibration import user_samples
 from lbyl_onnx.calibration.normalisation import normalised
 from lbyl_onnx.calibration.synthetic import synthetic_inputs
 from lbyl_onnx.cli.arguments import parse_normalisation, parse_shapes
@@ -31,7 +30,7 @@ def model_of(**shapes):
     return load(graph.model(graph.node("Sum", *sums)))
 
 
-def calibrate(model, source="synthetic", **options):
+def calibrate(model, source="auto", **options):
     """Samples with these `SampleOptions`."""
     return calibration.calibrate(model, source, SampleOptions(**options))
 
@@ -48,6 +47,18 @@ def joined(calibrated, name):
     return np.concatenate([batch[name] for batch in calibrated.batches])
 
 
+def of_fold(calibrated, name, fold):
+    pairs = zip(calibrated.batches, calibrated.folds, strict=True)
+    return np.concatenate([batch[name] for batch, each in pairs if each == fold])
+
+
+def assert_same_samples(found, expected):
+    """In any order."""
+    rows = [array.reshape(len(array), -1) for array in (found, expected)]
+    found, expected = (array[np.lexsort(array.T[::-1])] for array in rows)
+    np.testing.assert_array_equal(found, expected)
+
+
 def count(calibrated, name="image"):
     return sum(len(batch[name]) for batch in calibrated.batches)
 
@@ -62,40 +73,48 @@ def refused(model, source, match, **options):
 
 
 def test_synthetic_samples_are_the_default():
+    """Half of them for each of two folds, of draws of their own."""
     model = image_model()
     calibrated = calibrate(model, samples=5, seed=3)
     scaled = "normalised by mean 0.485,0.456,0.406, std 0.229,0.224,0.225"
     assert calibrated.synthetic and calibrated.source == f"5 synthetic samples, seed 3, {scaled}"
-    np.testing.assert_array_equal(
-        joined(calibrated, "image"), synthetic_inputs(model, 5, SampleOptions(seed=3))["image"]
-    )
+    for fold, half in enumerate((2, 3)):
+        drawn = synthetic_inputs(model, half, SampleOptions(seed=3), fold)["image"]
+        assert_same_samples(of_fold(calibrated, "image", fold), drawn)
+    assert not np.isin(of_fold(calibrated, "image", 0), of_fold(calibrated, "image", 1)).any()
     assert not np.array_equal(joined(calibrate(model, samples=5), "image"), joined(calibrated, "image"))
 
 
 @pytest.mark.parametrize(
-    ("convolves", "size", "expected"),
+    ("convolves", "size", "macs", "expected"),
     [
-        (True, (4, 4), 512),
-        (True, (224, 224), 64),
-        (True, (160, 160), 125),
-        (True, (512, 512), 64),
-        (False, (4, 4), 8192),
-        (False, (160, 160), 125),
+        (True, (4, 4), 0, 512),
+        (True, (224, 224), 0, 256),
+        (True, (320, 320), 0, 125),
+        (True, (512, 512), 0, 64),
+        (False, (4, 4), 0, 8192),
+        (False, (320, 320), 0, 125),
+        (True, (4, 4), 2**30, 256),
+        (True, (224, 224), 2**31, 128),
+        (True, (224, 224), 2**29, 256),
+        (True, (224, 224), 2**40, 64),
     ],
 )
-def test_default_sample_counts(monkeypatch, convolves, size, expected):
-    """As many elements as 64 images of 224 x 224: from 64 to 512 samples, without convolutions to 8192."""
+def test_default_sample_counts(monkeypatch, convolves, size, macs, expected):
+    """As many elements as 256 images of 224 x 224 and as many operations as 64 times those of a ResNet-50: from 64 to
+    512 samples, without convolutions to 8192."""
     drawn = []
 
-    def none_painted(model, samples, options):
+    def none_painted(model, samples, options, draw):
         drawn.append(samples)
         return {"image": np.broadcast_to(np.float32(0), (samples, *options.shapes["image"][1:]))}
 
     monkeypatch.setattr(calibration, "synthetic_inputs", none_painted)
     graph = Builder()
     x = graph.input(("N", 3, *size), "image")
-    calibrated = calibrate(load(graph.model(graph.conv(x, 3, 2) if convolves else graph.node("Relu", x))))
-    assert drawn == [expected] == [count(calibrated)]
+    model = load(graph.model(graph.conv(x, 3, 2) if convolves else graph.node("Relu", x)))
+    calibrated = calibration.calibrate(model, "auto", SampleOptions(), macs)
+    assert drawn == [expected // 2, (expected + 1) // 2] and count(calibrated) == expected
     batches = [batch["image"] for batch in calibrated.batches]
     assert all(len(batch) == 1 or batch.size <= calibration.BATCH_ELEMENTS for batch in batches)
 
@@ -104,10 +123,11 @@ def test_shapes_and_normalisation_reach_the_generator():
     model = image_model(height="H", width="W")
     scaling = Normalisation((0.1, 0.2, 0.3), (0.5, 0.5, 0.5))
     options = SampleOptions(samples=2, shapes={"image": (1, 3, 16, 12)}, normalisation=scaling)
-    calibrated = calibration.calibrate(model, "synthetic", options)
+    calibrated = calibration.calibrate(model, "auto", options)
     images = joined(calibrated, "image")
     assert images.shape == (2, 3, 16, 12)
-    np.testing.assert_array_equal(images, synthetic_inputs(model, 2, options)["image"])
+    for fold in range(2):
+        np.testing.assert_array_equal(images[[fold]], synthetic_inputs(model, 1, options, fold)["image"])
     assert images.min() >= np.float32(-0.6) and images.max() <= np.float32(1.8)
 
 
@@ -122,8 +142,10 @@ def test_a_static_batch_gives_the_slices(batch, samples, runs):
 
 def test_a_dynamic_batch_is_cut_by_size(monkeypatch):
     monkeypatch.setattr(calibration, "BATCH_ELEMENTS", 3 * 8 * 6 * 4)
-    calibrated = calibrate(image_model(), samples=10)
-    assert [len(batch["image"]) for batch in calibrated.batches] == [4, 4, 2]
+    calibrated = calibrate(image_model(), samples=18)
+    assert [len(batch["image"]) for batch in calibrated.batches] == [3] * 6 and calibrated.folds == (0, 1) * 3
+    calibrated = calibrate(image_model(), {"image": rows(10, 3, 8, 6)})
+    assert [len(batch["image"]) for batch in calibrated.batches] == [4, 3, 3] and calibrated.folds == (0, 1, 0)
     monkeypatch.setattr(calibration, "BATCH_ELEMENTS", 1)
     assert [len(batch["image"]) for batch in calibrate(image_model(), samples=3).batches] == [1, 1, 1]
 
@@ -163,7 +185,8 @@ def test_arrays_and_a_file_give_the_same(tmp_path):
     given, read = calibrate(model, {"image": images}), calibrate(model, tmp_path / "data.npz")
     for calibrated in (given, read, calibrate(model, str(tmp_path / "data.npz"))):
         assert not calibrated.synthetic
-        np.testing.assert_array_equal(joined(calibrated, "image"), images)
+        assert_same_samples(joined(calibrated, "image"), images)
+        np.testing.assert_array_equal(of_fold(calibrated, "image", 0), images[0::2])
     assert given.source == "7 samples of given arrays"
     assert read.source == f"7 samples of {tmp_path / 'data.npz'}"
 
@@ -172,7 +195,7 @@ def test_samples_limit_what_is_used():
     images = rows(7, 3, 8, 6)
     calibrated = calibrate(image_model(), {"image": images}, samples=4)
     assert calibrated.source == "4 samples of given arrays"
-    np.testing.assert_array_equal(joined(calibrated, "image"), images[:4])
+    assert_same_samples(joined(calibrated, "image"), images[[0, 1, 3, 5]])
     assert count(calibrate(image_model(), {"image": images}, samples=100)) == 7
 
 
@@ -201,7 +224,11 @@ def test_the_arrays_given_stay_as_they_are():
 
 def test_arrays_that_do_not_fit(tmp_path):
     refused(image_model(), {"image": rows(2, 3, 8, 7)}, r"given arrays: array 'image' has shape \(2, 3, 8, 7\)")
-    refused(image_model(), tmp_path / "missing.npz", "missing.npz: no such file; expected .* or 'synthetic'")
+    refused(
+        image_model(),
+        tmp_path / "missing.npz",
+        "missing.npz: no such file; expected .* or one of auto, photos, leaves, noise",
+    )
 
 
 def test_too_few_for_a_static_batch():
@@ -227,7 +254,7 @@ def test_fewer_than_a_static_batch_are_rounded_up():
 @pytest.mark.parametrize("samples", [0, -1])
 def test_a_number_of_samples_that_is_none(samples):
     refused(image_model(), {"image": rows(2, 3, 8, 6)}, "sample", samples=samples)
-    refused(image_model(), "synthetic", "sample", samples=samples)
+    refused(image_model(), "auto", "sample", samples=samples)
 
 
 @pytest.mark.parametrize("samples", [None, 3])
@@ -240,9 +267,23 @@ def test_several_arrays(samples):
     model = model_of(a=(1, 4), b=(5, 4))
     calibrated = calibrate(model, {"a": rows(4, 4), "b": rows(20, 4)}, samples=samples)
     np.testing.assert_array_equal(joined(calibrated, "b"), rows(20, 4)[: 5 * (samples or 4)])
+    np.testing.assert_array_equal(joined(calibrated, "a"), rows(4, 4)[: samples or 4])
     assert_runs(model, calibrated)
     model = model_of(a=("N", 4), b=("N", 4))
     refused(model, {"a": rows(9, 4), "b": rows(7, 4)}, "differ in their number .*: a has 9, b has 7", samples=samples)
+
+
+@pytest.mark.parametrize(("first", "second"), [(1, 5), (2, 5), (5, 2), (5, 1)])
+@pytest.mark.parametrize(("runs", "samples"), [(4, None), (4, 7), (100, None), (100, 30)])
+def test_rows_of_one_run_stay_together(first, second, runs, samples):
+    """Where inputs give different numbers of rows to a run, samples are taken and fed in their order."""
+    model = model_of(a=(first, 4), b=(second, 4))
+    given = {"a": rows(first * runs, 4), "b": rows(second * runs, 4)}
+    calibrated = calibrate(model, given, samples=samples)
+    assert len(calibrated.batches) == (min(runs, max(samples // first, 1)) if samples else runs)
+    for number, batch in enumerate(calibrated.batches):
+        for name, size in (("a", first), ("b", second)):
+            np.testing.assert_array_equal(batch[name], given[name][number * size :][:size])
 
 
 # ---- folders of images
@@ -280,8 +321,8 @@ def test_of_many_images_some_are_taken_evenly(tmp_path, monkeypatch):
     for number in range(7):
         paint(tmp_path, f"{number}.png", colour=(number, 0, 0))
     some = calibrate(image_model(), tmp_path, samples=3, normalisation=PLAIN)
-    np.testing.assert_allclose(joined(some, "image")[:, 0, 3, 3] * 255, [0, 2, 4], atol=1e-4)
-    monkeypatch.setattr(user_samples, "MAX_IMAGES", 5)
+    np.testing.assert_allclose(sorted(joined(some, "image")[:, 0, 3, 3] * 255), [0, 2, 4], atol=1e-4)
+    monkeypatch.setattr(calibration, "MAX_IMAGES", 5)
     assert joined(calibrate(image_model(), tmp_path), "image").shape[0] == 5
 
 
@@ -341,12 +382,6 @@ def test_corrupt_images(tmp_path, ending):
         refused(image_model(), tmp_path, rf"b\.{ending}: is not a readable image")
 
 
-def test_missing_pillow(tmp_path, monkeypatch):
-    (tmp_path / "a.png").write_bytes(b"never opened")
-    monkeypatch.setitem(sys.modules, "PIL", None)
-    refused(image_model(), tmp_path, r"needs Pillow: python -m pip install 'lbyl-onnx\[images\]'")
-
-
 def test_models_that_images_do_not_fit(tmp_path):
     paint(tmp_path, "a.png")
     refused(model_of(a=("N", 4)), tmp_path, r"fits a model with one image input; give an \.npz file")
@@ -357,7 +392,7 @@ def test_models_that_images_do_not_fit(tmp_path):
 @pytest.mark.parametrize("channels", [1, 4])
 def test_a_normalisation_of_another_number_of_channels(tmp_path, channels):
     scaling = Normalisation((0.5,) * 3, (0.5,) * 3)
-    refused(image_model(channels=channels), "synthetic", "channel", samples=2, normalisation=scaling)
+    refused(image_model(channels=channels), "auto", "channel", samples=2, normalisation=scaling)
     if channels == 1:
         refused(image_model(channels=1), paint(tmp_path, "a.png"), "channel", normalisation=scaling)
 

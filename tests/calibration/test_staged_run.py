@@ -351,7 +351,7 @@ def test_synthetic_samples_are_normalised_by_their_own_statistics(options):
     model = normalised(**options)
     before = model.to_proto().SerializeToString(deterministic=True)
     batches = batches_of(5, 2, shape=(3, 6, 3))
-    calibrated = CalibratedRun(model, Calibration(batches, True, "synthetic"), CPU)
+    calibrated = CalibratedRun(model, Calibration(batches, (0,) * len(batches), True, "made up"), CPU)
     for conv, name in (("first", "bn1"), ("second", "bn2")):
         node = next(node for node in model.proto.graph.node if node.output[0] == name)
         gamma, beta = (dict(zip(node.input, _vectors(model, node), strict=False))[slot] for slot in node.input[1:3])
@@ -374,7 +374,7 @@ def test_statistics_beyond_half_precision_end_at_its_range():
     vectors = [graph.constant(np.ones(2), np.float16) for _ in range(4)]
     model = load(graph.model(graph.node("BatchNormalization", x, *vectors, name="bn")))
     values = np.random.default_rng(0).standard_normal((8, 2, 4, 4)) * np.array([1, 2000]).reshape(2, 1, 1)
-    calibrated = CalibratedRun(model, Calibration([{"x": values.astype(np.float16)}], True, ""), CPU)
+    calibrated = CalibratedRun(model, Calibration([{"x": values.astype(np.float16)}], (0,), True, ""), CPU)
     calibrated.run.reach("bn")
     calibrated.run.close()
     assert calibrated.normalised == {"x"} and calibrated.statistics["bn"].variance[1] > 1e6
@@ -393,7 +393,7 @@ def _vectors(model, node):
 
 def test_real_samples_use_the_running_statistics():
     model, batches = normalised(), batches_of(3, 2, shape=(3, 6, 3))
-    calibrated = CalibratedRun(model, Calibration(batches, False, "given"), CPU)
+    calibrated = CalibratedRun(model, Calibration(batches, (0,) * len(batches), False, "given"), CPU)
     calibrated.run.reach("bn2")
     for found, expected in zip(calibrated.run.values("bn2"), plain(model, batches, ["bn2"])[0], strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
@@ -406,7 +406,7 @@ def test_batch_normalisation_of_vectors_and_of_channels_that_do_not_vary():
     weight = graph.constant(np.concatenate([np.zeros((1, 6)), graph.rng.standard_normal((3, 6))]))
     hidden = graph.node("Gemm", graph.input(("N", 6)), weight, graph.positive(4), transB=1, name="first")
     model = load(graph.model(graph.batch_norm(hidden, 4)))
-    calibrated = CalibratedRun(model, Calibration(batches_of(64, shape=(6,)), True, ""), CPU)
+    calibrated = CalibratedRun(model, Calibration(batches_of(64, shape=(6,)), (0,), True, ""), CPU)
     output = model.proto.graph.output[0].name
     calibrated.run.reach(output)
     (found,) = calibrated.run.values(output)

@@ -205,4 +205,4 @@ def test_doubts_are_told_with_the_samples_and_in_the_report():
     (warning,) = calibrate(load(proto), samples, SampleOptions()).warnings
     assert "--input-range 0,255" in warning
     assert warning in compress(proto, 0.5, calibration=samples, validation=False).report.warnings
-    assert calibrate(load(proto), "synthetic", SampleOptions(samples=2)).warnings == ()
+    assert calibrate(load(proto), "auto", SampleOptions(samples=2)).warnings == ()

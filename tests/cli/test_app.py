@@ -13,6 +13,7 @@ from lbyl_onnx import compression
 from lbyl_onnx.cli import screen, targets
 from lbyl_onnx.evaluation import inspection
 from lbyl_onnx.model import writing
+from lbyl_onnx.progress import Progress
 
 lbyl = command_line.lbyl
 
@@ -95,18 +96,24 @@ def test_version(lbyl):
     assert lbyl("--version") == (0, f"lbyl-onnx {lbyl_onnx.__version__}\n", "")
 
 
-def test_spinner_only_on_a_terminal(capsys, monkeypatch):
-    with screen.progress("reading") as progress:
-        progress("probing")
-    assert capsys.readouterr().err == ""
+def test_a_bar_and_a_spinner_only_on_a_terminal(capsys, monkeypatch):
+    """Elsewhere a line for each stage, and nothing in place of the spinner; with `quiet` nothing anywhere."""
+    first, second = (Progress("restoring", layer, 0.5, 4.4, 5.0) for layer in ("conv_1", "conv_2"))
+
+    def told(**options):
+        with screen.progress(**options) as tell:
+            tell(first)
+            tell(second)
+        with screen.waiting("probing"):
+            pass
+        return capsys.readouterr().err
+
+    assert told() == "restoring (4 s)\n" and told(quiet=True) == ""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setenv("TERM", "xterm")
-    with screen.progress("reading") as progress:
-        progress("probing")
-    assert "probing" in capsys.readouterr().err
-    with screen.progress("reading", quiet=True) as progress:
-        progress("probing")
-    assert capsys.readouterr().err == ""
+    shown = told()
+    assert "restoring conv_2, 5 s left" in shown and "50 %" in shown and "probing" in shown
+    assert "restoring" not in told(quiet=True)
 
 
 # ---- the process

@@ -2,10 +2,9 @@ import re
 
 import command_line
 import pytest
-from command_line import CNN, DIGITS, assert_refused, files
+from command_line import CNN, DIGITS, assert_refused, files, said
 
 from lbyl_onnx.calibration import samples, user_samples
-from lbyl_onnx.evaluation import validation
 
 lbyl = command_line.lbyl
 
@@ -60,6 +59,7 @@ def test_a_missing_value_points_to_its_own_command(lbyl, command, option):
 def told(result):
     """The warnings of a command that works."""
     code, _, err = result
+    err = said(err)
     assert code == 0 and all(line.startswith("warning: ") for line in err.splitlines())
     return err
 
@@ -141,6 +141,6 @@ def test_help_says_how_many_samples_there_are(lbyl):
         assert str(number) in text
     assert "all of an .npz" in text
     text = of_samples("validate")
-    for number in (validation.MIN_SAMPLES, validation.MAX_SAMPLES, user_samples.MAX_IMAGES):
+    for number in (samples.MIN_SAMPLES // samples.JUDGED_SHARE, samples.MAX_BATCH, user_samples.MAX_IMAGES):
         assert str(number) in text
     assert "all of an .npz" in text

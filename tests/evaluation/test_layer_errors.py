@@ -32,13 +32,13 @@ def measured(model, ratio=0.5, restore="none", given=None, **options):
     options = {"criterion": "l2", "validation": False, "provider": "cpu", "layer_errors": True, **options}
     with pytest.MonkeyPatch.context() as patch:
         if given is not None:
-            patch.setattr(compression, "calibrate", lambda *_: Calibration(halves(given), False, "given"))
+            patch.setattr(compression, "calibrate", lambda *_: Calibration(halves(given), (0, 1), False, "given"))
         result = compress(model, ratio, restore=restore, **options)
     return result.compressed, [group for group in result.report.groups if group.units_after < group.units_before]
 
 
 def halves(inputs):
-    """The samples as two batches."""
+    """The samples as two batches, one for each fold."""
     return [{name: part} for name, array in inputs.items() for part in np.array_split(array, 2)]
 
 

@@ -40,9 +40,9 @@ def test_a_report_says_what_ran_and_what_was_asked_for():
         **{"provider": report.versions.provider},
     }
     assert report.versions.provider in ("cpu", "cuda") and report.options.run.provider == report.versions.provider
-    samples = SampleOptions("synthetic", 80, shapes, scale, seed=2)
+    samples = SampleOptions("auto", 80, shapes, scale, seed=2)
     runtime = RunOptions(report.versions.provider)
-    assert report.options == Options(PruneOptions(0.25, **prune), samples, runtime, True, True)
+    assert report.options == Options(PruneOptions(0.25, **prune), samples, runtime, layer_errors=True)
     assert record["options"]["prune"]["lambda2"] == 0.5 and record["options"]["samples"]["normalisation"]["std"] == [
         0.25
     ]

@@ -5,7 +5,7 @@ import pytest
 from graphs import Builder
 from onnx import TensorProto, helper, numpy_helper
 
-from lbyl_onnx.calibration.samples import calibrate
+from lbyl_onnx.calibration.samples import UNDERSTATED, calibrate, unseen
 from lbyl_onnx.errors import ModelError, UsageError, ValidationFailed
 from lbyl_onnx.evaluation import comparison, latency, output_errors, validation
 from lbyl_onnx.evaluation.validation import validate
@@ -47,7 +47,7 @@ def test_identical_models():
     assert (output.name, output.shape) == ("y", (5, 3))
     assert (output.max_error, output.mean_error, output.sqnr_db) == (0, 0, math.inf)
     assert output.cosine == pytest.approx(1) and output.top1_agreement == 1 and output.ware == 0
-    assert (result.provider, result.data, result.samples) == ("cpu", "synthetic, seed 0", 5)
+    assert (result.provider, result.data, result.samples) == ("cpu", "synthetic samples, seed 0", 5)
     assert (result.latency_batch, result.accuracy_before, result.accuracy_after) == (1, None, None)
     assert result.latency_before_ms > 0 and result.latency_after_ms > 0
 
@@ -68,6 +68,17 @@ def test_measures_follow_their_definitions_over_all_slices(monkeypatch):
     assert output.cosine == pytest.approx((old * new).sum() / np.linalg.norm(old) / np.linalg.norm(new))
     agreement = np.mean(old.argmax(1) == new.argmax(1))
     assert 0 < agreement < 1 and output.top1_agreement == pytest.approx(agreement)
+
+
+def test_expected_losses_on_made_up_samples_are_understated_and_those_on_given_ones_are_not():
+    """The same samples, made up and given."""
+    options, weight = SampleOptions(samples=64), np.array([1.0, 0.8, 1.3], np.float32)
+    made_up = unseen(load(scaled()), "auto", options, count=64)
+    (found,) = validate(scaled(), scaled(weight), samples=64).outputs
+    (plain,) = validate(scaled(), scaled(weight), made_up.inputs).outputs
+    assert found.top1_agreement == plain.top1_agreement < 1 and found.sqnr_db == plain.sqnr_db
+    assert found.classes.divergence == plain.classes.divergence
+    assert found.classes.expected_loss == pytest.approx(UNDERSTATED * plain.classes.expected_loss) and UNDERSTATED > 1
 
 
 @pytest.mark.parametrize(("scale", "sqnr", "cosine"), [(0.0, 0.0, 0.0), (-1.0, -20 * math.log10(2), -1.0)])
@@ -109,9 +120,12 @@ def test_static_batch_drops_the_remainder_and_its_labels():
     ("batch", "samples", "expected"), [("N", 7, 7), ("N", 99, 40), (4, 6, 4), (4, 2, 4), (4, 8, 8)]
 )
 def test_given_samples_are_taken_up_to_a_number(batch, samples, expected):
+    """Evenly from all of them."""
     x = logits()
-    labels = x.argmax(axis=1)
-    labels[expected:] = (labels[expected:] + 1) % 3
+    limit = min(max(samples, 4), 40)
+    taken = (np.arange(limit) * 40 // limit)[:expected]
+    labels = (x.argmax(axis=1) + 1) % 3
+    labels[taken] = x[taken].argmax(axis=1)
     result = validate(scaled(batch=batch), scaled(batch=batch), {"x": x, "labels": labels}, samples=samples)
     assert (result.samples, result.outputs[0].shape, result.accuracy_before) == (expected, (expected, 3), 1)
 
@@ -178,7 +192,7 @@ def test_models_that_do_not_load_or_run(tmp_path):
         [("y", TensorProto.FLOAT, [7])],
         {"shape": np.array([7])},
     )
-    with pytest.raises(ModelError, match=r"the original model fails on inputs \(synthetic, seed 0\)"):
+    with pytest.raises(ModelError, match=r"the original model fails on inputs \(synthetic samples, seed 0\)"):
         validate(fixed, fixed)
 
 
@@ -250,9 +264,8 @@ def test_inputs_of_different_length_and_no_samples():
 def test_made_up_samples_are_none_of_the_calibration():
     model = load(scaled())
     options = SampleOptions(samples=4)
-    made_up, calibrated = validation._made_up(model, options), calibrate(model, "synthetic", options)
-    (x,) = made_up.inputs.values()
-    assert not np.isin(x, calibrated.batches[0]["x"]).any()
+    (x,) = unseen(model, "auto", options).inputs.values()
+    assert not np.isin(x, [batch["x"] for batch in calibrate(model, "auto", options).batches]).any()
 
 
 def test_made_up_images_are_of_the_size_and_scale_asked_for():
@@ -261,8 +274,8 @@ def test_made_up_images_are_of_the_size_and_scale_asked_for():
     model = graph.model(graph.gemm(graph.node("Flatten", hidden), 2 * 6 * 5, 4))
     options = {"shapes": {"x": (1, 3, 6, 5)}, "normalisation": Normalisation((0.0,), (1 / 255,))}
     (output,) = validate(model, model, **options).outputs
-    assert output.shape == (16, 4) and output.max_error == 0
-    large = validation._made_up(load(model), SampleOptions(samples=4, **options)).inputs["x"]
+    assert output.shape == (128, 4) and output.max_error == 0
+    large = unseen(load(model), "auto", SampleOptions(**options), count=4).inputs["x"]
     assert large.shape == (4, 3, 6, 5) and large.min() >= 0 and 100 < large.max() <= 255
 
 
@@ -327,7 +340,7 @@ def test_few_samples_are_compared_and_timed_one_by_one(monkeypatch):
     assert taken == [5, 1]
 
 
-@pytest.mark.parametrize(("shape", "expected"), [((3, 8, 8), 16), ((3, 224, 224), 8), ((3, 1024, 1024), 4)])
+@pytest.mark.parametrize(("shape", "expected"), [((3, 8, 8), 128), ((3, 224, 224), 64), ((3, 512, 512), 16)])
 def test_large_inputs_are_compared_on_fewer_samples(shape, expected):
     model = proto_of(
         [helper.make_node("GlobalAveragePool", ["x"], ["y"])],

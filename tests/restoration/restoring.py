@@ -30,6 +30,12 @@ def made_up(model, samples, seed=0):
     return synthetic_inputs(model, samples, SampleOptions(seed=seed))
 
 
+def measured_on(model, calibration="auto", samples=64):
+    """The samples that `compress` measures on."""
+    batches = calibrate(model, calibration, SampleOptions(samples=samples)).batches
+    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+
+
 def outputs(model, inputs):
     return [value.astype(np.float64) for value in run_batches(open_session(model), inputs)]
 
@@ -52,7 +58,7 @@ def group_of(report, producer):
 def settled(proto, samples=128, seed=7):
     """The model with running statistics as training would have left them."""
     model = load(proto)
-    calibration = calibrate(model, "synthetic", SampleOptions(samples=samples, seed=seed))
+    calibration = calibrate(model, "auto", SampleOptions(samples=samples, seed=seed))
     calibrated = CalibratedRun(model, calibration, RunOptions("cpu"))
     for node in model.proto.graph.node:
         if node.op_type == "BatchNormalization":
@@ -63,7 +69,7 @@ def settled(proto, samples=128, seed=7):
     return model.to_proto()
 
 
-def assert_restores(proto, ratio=0.5, better=True, calibration="synthetic", **options):
+def assert_restores(proto, ratio=0.5, better=True, calibration="auto", **options):
     """Finite, of the same interface, and no further from the original than without restoring."""
     model = load(proto)
     ours, report = compressed(model, ratio, calibration=calibration, samples=64, **options)

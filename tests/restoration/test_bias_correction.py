@@ -5,7 +5,7 @@ import onnx
 import pytest
 from graphs import Builder
 from onnx import TensorProto
-from restoring import assert_restores, compressed, group_of, made_up, normal, settled, sqnr
+from restoring import assert_restores, compressed, group_of, made_up, measured_on, normal, settled, sqnr
 
 from lbyl_onnx.calibration.augmentation import ENOUGH_ROWS
 from lbyl_onnx.model.reading import load
@@ -32,14 +32,14 @@ def three_layers(kind):
 
 
 @pytest.mark.parametrize("kind", ["conv", "vacant", "bn", "gemm", "matmul"])
-@pytest.mark.parametrize("data", ["synthetic", "given"])
+@pytest.mark.parametrize("data", ["auto", "given"])
 def test_mean_and_deviation_of_every_layer_are_those_of_the_original(kind, data):
-    """On the samples, in the model that is shipped: everything that moved is in its constants."""
+    """On the samples that were measured on, in the model that is shipped: everything that moved is in its constants."""
     proto, ends = three_layers(kind)
     model = load(proto)
     count = ENOUGH_ROWS if kind in ("gemm", "matmul") else 64
-    samples = made_up(model, count)
-    calibration = "synthetic" if data == "synthetic" else samples
+    calibration = "auto" if data == "auto" else made_up(model, count)
+    samples = measured_on(model, calibration, count)
     ours, report = compressed(model, 0.5, include="first", calibration=calibration, samples=count)
     assert "second" in group_of(report, "first").outcome.recalibrated
     found = []

@@ -35,7 +35,7 @@ def shrunk(value):
 
 
 @pytest.mark.parametrize("normalise", [False, True])
-@pytest.mark.parametrize("data", ["synthetic", "given"])
+@pytest.mark.parametrize("data", ["auto", "given"])
 @pytest.mark.parametrize("ratio", [0.25, 0.75])
 def test_dead_constant_and_tiny_channels(ratio, data, normalise):
     """Channels that never fire, that never change, and whose variance is below rounding."""
@@ -53,7 +53,7 @@ def test_dead_constant_and_tiny_channels(ratio, data, normalise):
         else (lambda graph, x: graph.node("Relu", x))
     )
     proto = changed(block(Builder(seed=2), follow), weight=degenerate, bias=biased)
-    calibration = "synthetic" if data == "synthetic" else made_up(load(proto), 64, seed=9)
+    calibration = "auto" if data == "auto" else made_up(load(proto), 64, seed=9)
     model, ours, report = assert_restores(proto, ratio, better=False, calibration=calibration)
     largest = max(np.abs(value).max() for value in model.weights.values())
     assert max(np.abs(value).max() for value in ours.weights.values()) < 20 * largest
@@ -80,7 +80,7 @@ def test_constant_samples():
 @pytest.mark.parametrize("samples", [1, 2])
 def test_few_samples(samples):
     model = load(block(Builder(seed=2), lambda graph, x: graph.node("Relu", graph.batch_norm(x, 12))))
-    for calibration in ("synthetic", normal(model, samples)):
+    for calibration in ("auto", normal(model, samples)):
         ours, _ = compressed(model, 0.5, calibration=calibration, samples=samples)
         assert_finite(ours)
         assert min(sqnr(model, ours, made_up(model, 16, seed=3))) > -10

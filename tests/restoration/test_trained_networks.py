@@ -19,7 +19,7 @@ ACCURACY = {"digits_cnn": 97, "digits_cnn_folded": 97, "digits_resnet": 96}
 def digits(name, data, **options):
     """An example model at ratio 0.4."""
     model = load(ROOT / "models" / f"{name}.onnx")
-    calibration = {"image": evaluation()[0][::9][:64]} if data == "given" else "synthetic"
+    calibration = {"image": evaluation()[0][::9][:64]} if data == "given" else "auto"
     return model, compressed(model, calibration=calibration, **options)[0]
 
 
@@ -36,7 +36,7 @@ def accuracy(model, images, labels):
 
 @pytest.mark.parametrize("name", ACCURACY)
 def test_examples_without_data(name):
-    model, ours = digits(name, "synthetic")
+    model, ours = digits(name, "auto")
     assert sum(v.size for v in ours.weights.values()) < 0.85 * sum(v.size for v in model.weights.values())
     assert accuracy(ours, *evaluation()) >= ACCURACY[name]
 
@@ -66,7 +66,7 @@ def test_the_same_seed_gives_the_same_bytes():
 
 
 def test_all_groups_of_a_residual_network():
-    model, ours = digits("digits_resnet", "synthetic", scope="all")
+    model, ours = digits("digits_resnet", "auto", scope="all")
     assert_finite(ours)
     images, labels = evaluation()
     assert outputs(ours, {"image": images[:3]})[0].shape == (3, 10)
@@ -121,7 +121,7 @@ def test_accuracy_of_real_networks(name, ratio, no_data, with_data):
     kind = "cifar10" if "cifar10" in name else "fashion_mnist"
     evaluated = pictures(f"{kind}_{'eval' if kind == 'cifar10' else 'test'}")
     given = {model.proto.graph.input[0].name: pictures(f"{kind}_calibration")[0]}
-    found = [accuracy(compressed(model, ratio, calibration=c)[0], *evaluated) for c in ("synthetic", given)]
+    found = [accuracy(compressed(model, ratio, calibration=c)[0], *evaluated) for c in ("auto", given)]
     assert found[0] >= no_data and found[1] >= with_data, found
 
 

@@ -1,0 +1,87 @@
+"""What a comparison means, in words, and whether it keeps the limits that a user has set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..errors import ValidationFailed
+from ..options import Limits
+from .records import ClassComparison, OutputComparison, Validation, Verdict
+
+INTACT, WORN, DAMAGED, RUINED = "intact", "worn", "damaged", "ruined"
+LOSSES = ((0.30, RUINED), (0.10, DAMAGED), (0.03, WORN), (-1.0, INTACT))
+"""Expected losses of accuracy from which on a classifier is called so (`benchmarks/expected_loss.py`)."""
+DECIBELS = ((3.0, RUINED), (10.0, DAMAGED), (20.0, WORN), (float("inf"), INTACT))
+"""Signal-to-noise ratios below which another output is called so."""
+LEAST_CONFIDENCE = 0.05
+"""How far above chance, as a share of the way to certainty, a classifier has to be for its answers to count."""
+ROUNDING = 1e-9
+"""Points by which a result that just keeps a limit may seem to break it."""
+
+
+def verdict(
+    outputs: Sequence[OutputComparison], accuracies: tuple[float | None, float | None] = (None, None)
+) -> Verdict | None:
+    """What the outputs say together: the worst of them. `accuracies`: before and after, in [0, 1], where they were
+    measured, which then count in place of the expected loss."""
+    before, after = accuracies
+    drop = None if before is None or after is None else before - after
+    found = [_of_output(output, drop) for output in outputs]
+    order = (RUINED, DAMAGED, WORN, INTACT)
+    return min(found, key=lambda each: order.index(each.level), default=None)
+
+
+def _of_output(output: OutputComparison, drop: float | None) -> Verdict:
+    classes = output.classes
+    if classes is not None and _answers(classes, output.shape[1]):
+        if drop is not None:
+            return Verdict(_level(drop), f"it lost {100 * drop:.1f} points of accuracy")
+        low, high = classes.expected_loss_interval
+        reason = (
+            f"it is expected to lose {100 * classes.expected_loss:.0f} points of accuracy ({100 * low:.0f} to "
+            f"{100 * high:.0f}), and {100 * classes.agreement:.0f} % of its answers are the original's"
+        )
+        return Verdict(_level(classes.expected_loss), reason)
+    level = next(level for limit, level in DECIBELS if output.sqnr_db < limit or limit == float("inf"))
+    return Verdict(level, f"output {output.name!r} keeps {output.sqnr_db:.1f} dB of signal over error")
+
+
+def _answers(classes: ClassComparison, count: int) -> bool:
+    """Whether the original is sure enough of some class to be a classifier."""
+    chance = 1 / count
+    return (classes.confidence - chance) / (1 - chance) >= LEAST_CONFIDENCE
+
+
+def _level(loss: float) -> str:
+    return next(level for limit, level in LOSSES if loss >= limit)
+
+
+def check_limits(validation: Validation, limits: Limits) -> None:
+    """Raise ValidationFailed where a result breaks one of the limits, or one cannot be checked."""
+    if limits.min_agreement is not None:
+        found = [output.classes.agreement for output in validation.outputs if output.classes is not None]
+        if not found:
+            raise ValidationFailed("no output looks like classes, so --min-agreement cannot be checked; use --min-sqnr")
+        if 100 * min(found) < limits.min_agreement - ROUNDING:
+            raise ValidationFailed(
+                f"only {100 * min(found):.1f} % of top-1 answers agree, --min-agreement is {limits.min_agreement:g}; "
+                "lower --ratio, or give own samples with --calibration"
+            )
+    if limits.min_sqnr is not None:
+        if not validation.outputs:
+            raise ValidationFailed("no output can be compared, so --min-sqnr cannot be checked")
+        for output in validation.outputs:
+            if output.sqnr_db < limits.min_sqnr:
+                raise ValidationFailed(
+                    f"output {output.name!r} keeps {output.sqnr_db:.1f} dB, --min-sqnr is {limits.min_sqnr:g}; lower "
+                    "--ratio, or give own samples with --calibration"
+                )
+    if limits.max_drop is not None:
+        before, after = validation.accuracy_before, validation.accuracy_after
+        if before is None or after is None:
+            raise ValidationFailed("no output looks like classes, so --max-drop cannot be checked")
+        if 100 * (before - after) > limits.max_drop + ROUNDING:
+            raise ValidationFailed(
+                f"accuracy falls from {100 * before:.1f} to {100 * after:.1f} %, --max-drop is {limits.max_drop:g} "
+                "points; lower --ratio, or give own samples with --calibration"
+            )

@@ -1,0 +1,66 @@
+"""What a caller is told while a run goes on: the stage, the layer, and about how long it still takes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+SHARES = {
+    "analysing": 0.09,
+    "sampling": 0.10,
+    "choosing": 0.25,
+    "restoring": 0.40,
+    "measuring": 0.02,
+    "validating": 0.14,
+}
+"""The stages in their order and about the share of a run that each takes."""
+EARLY = 0.1
+"""Below this share of the run nothing is said about the time that remains."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run is. `stage`: one of SHARES; `layer`: the weight layer that is being worked on, by its node's output,
+    empty where there is none; `share`: of the run that is done, in [0, 1], estimated; `seconds`: since it began;
+    `remaining`: estimated seconds, None while it is too early to say."""
+
+    stage: str
+    layer: str
+    share: float
+    seconds: float
+    remaining: float | None
+
+
+Listener = Callable[[Progress], None]
+Tell = Callable[[str, float], None]
+"""Says which layer comes next and which share of the stage is done."""
+
+
+def untold(layer: str, share: float) -> None:
+    """Tells nobody."""
+
+
+class Telling:
+    """Tells a listener, None for nobody, where a run is."""
+
+    def __init__(self, listener: Listener | None) -> None:
+        self._listener = listener
+        self._started = time.perf_counter()
+        self._stage = next(iter(SHARES))
+
+    def stage(self, stage: str) -> None:
+        """A stage begins."""
+        self._stage = stage
+        self.layer("", 0.0)
+
+    def layer(self, layer: str, share: float) -> None:
+        """A layer begins, when this share of the stage is done."""
+        if self._listener is None:
+            return
+        stages = list(SHARES)
+        before = sum(SHARES[stage] for stage in stages[: stages.index(self._stage)])
+        done = min(before + share * SHARES[self._stage], 1.0)
+        seconds = time.perf_counter() - self._started
+        remaining = seconds * (1 - done) / done if done >= EARLY else None
+        self._listener(Progress(self._stage, layer, done, seconds, remaining))
