@@ -9,9 +9,9 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
 from pathlib import Path
 
+from chart import Row, header, line, plot
 from material import images, require
 
 from lbyl_onnx import compress, load
@@ -30,16 +30,6 @@ MODELS = (
     "lenet_300_100_fashion",
 )
 METHODS = ("none", "neuron-merging", "lbyl", "moments, no data", "moments, 256 images")
-
-
-@dataclass(frozen=True)
-class Row:
-    """One model at one ratio: accuracies in per cent, of the original and by method."""
-
-    model: str
-    original: float
-    ratio: float
-    accuracies: tuple[float, ...]
 
 
 def accuracy(model: Model, data: str) -> float:
@@ -65,49 +55,20 @@ def measure(name: str, ratios: list[float]) -> list[Row]:
     return rows
 
 
-def plot(rows: list[Row], path: Path) -> None:
-    """One panel a ratio, one group of bars a model."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    ratios = sorted({row.ratio for row in rows})
-    figure, panels = pyplot.subplots(1, len(ratios), figsize=(5.5 * len(ratios), 4), sharey=True, squeeze=False)
-    colours = ["#b0b0b0", "#8fb8de", "#4f86c6", "#f2a65a", "#c8553d"]
-    for panel, ratio in zip(panels[0], ratios, strict=True):
-        shown = [row for row in rows if row.ratio == ratio]
-        for index, (method, colour) in enumerate(zip(METHODS, colours, strict=True)):
-            places = [position + 0.16 * (index - 2) for position in range(len(shown))]
-            panel.bar(places, [row.accuracies[index] for row in shown], width=0.15, color=colour, label=method)
-        for position, row in enumerate(shown):
-            panel.hlines(row.original, position - 0.42, position + 0.42, colors="black", linewidth=1)
-        panel.set_title(f"{ratio:.0%} of the filters removed")
-        panel.set_xticks(
-            range(len(shown)), [row.model.replace("_", "\n", 1).replace("_", " ") for row in shown], fontsize=7
-        )
-        panel.spines[["top", "right"]].set_visible(False)
-    panels[0][0].set_ylabel("top-1 accuracy, % (line: original)")
-    panels[0][-1].legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
-
-
 def main() -> None:
     """Print the table and draw the plot."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ratios", type=float, nargs="+", default=[0.3, 0.5])
     parser.add_argument("--plot", type=Path, help="where the plot goes; needs matplotlib")
     options = parser.parse_args()
-    print(f"| model | original | removed | {' | '.join(METHODS)} |\n| --- | --- | --- |{' --- |' * len(METHODS)}")
+    print(header(METHODS))
     rows = []
     for name in MODELS:
         for row in measure(name, options.ratios):
-            cells = " | ".join(f"{value:.1f}" for value in row.accuracies)
-            print(f"| {row.model} | {row.original:.1f} | {row.ratio:.0%} | {cells} |", flush=True)
+            print(line(row), flush=True)
             rows.append(row)
     if options.plot:
-        plot(rows, options.plot)
+        plot(rows, METHODS, options.plot)
 
 
 if __name__ == "__main__":

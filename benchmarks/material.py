@@ -47,7 +47,17 @@ def images(name: str) -> Labelled:
 
 def zoo() -> ModuleType:
     """The module that gives architecture skeletons their weights."""
-    spec = importlib.util.spec_from_file_location("zoo", require("tools", "zoo.py"))
+    return _tool("zoo")
+
+
+def imagenet() -> ModuleType:
+    """The module that counts top-1 of real classifiers on photographs."""
+    require("data", "imagenet")
+    return _tool("imagenet")
+
+
+def _tool(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, require("tools", f"{name}.py"))
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
