@@ -18,7 +18,8 @@ from lbyl_onnx import compress, load  # isort: skip: before numpy, whose threads
 import onnx
 from material import require, zoo
 
-from lbyl_onnx.calibration.samples import SYNTHETIC, calibrate
+from lbyl_onnx.calibration.samples import calibrate
+from lbyl_onnx.calibration.synthetic import AUTO
 from lbyl_onnx.model.session import open_session, run
 from lbyl_onnx.options import SampleOptions
 
@@ -36,7 +37,7 @@ def main() -> None:
             path = Path(folder, f"{name}.onnx")
             onnx.save(zoo().materialize(require("zoo", f"{name}.onnx")), path)
             model = load(path)
-            batches = calibrate(model, SYNTHETIC, SampleOptions(samples=options.samples)).batches
+            batches = calibrate(model, AUTO, SampleOptions(samples=options.samples)).batches
             session = open_session(model)
             run(session, batches[0])
             started = time.perf_counter()
