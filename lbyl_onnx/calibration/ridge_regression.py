@@ -218,6 +218,9 @@ def _shifted(moments: _Moments, present: np.ndarray, strength: float) -> np.ndar
     )
     missing = moments.yx - present.astype(moments.xx.dtype, copy=False) @ moments.xx
     with suppress(np.linalg.LinAlgError):
+        if len(system) == 1:
+            factor = linalg.cho_factor(system[0], overwrite_a=True, check_finite=False)
+            return present + linalg.cho_solve(factor, missing[0].T, check_finite=False).T
         return present + np.swapaxes(np.linalg.solve(system, np.swapaxes(missing, 1, 2)), 1, 2)
     return present
 
