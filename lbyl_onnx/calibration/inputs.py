@@ -62,6 +62,11 @@ def _spec(value: ValueInfoProto) -> InputSpec:
     return InputSpec(value.name, np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type)), shape)
 
 
+def fixed_batch(specs: Sequence[InputSpec]) -> int | None:
+    """How many samples one run takes, where the first axis of an input is fixed; None where that is free."""
+    return next((spec.shape[0] for spec in specs if spec.shape and spec.shape[0]), None)
+
+
 def concrete_shapes(
     specs: Sequence[InputSpec],
     batch: int,

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, zip_longest
-from pathlib import Path
 
 import numpy as np
 
@@ -14,11 +13,11 @@ from ..errors import UsageError
 from ..model.model import Model
 from ..options import SampleOptions
 from .augmentation import sees_rows, topped_up, varied_images
-from .inputs import InputSpec, concrete_shapes, input_specs, sizes_of
+from .inputs import InputSpec, concrete_shapes, fixed_batch, input_specs, sizes_of
 from .normalisation import normalisation_like, stated
 from .photographs import FITTED, HELD_OUT, available
 from .synthetic import AUTO, DRAWS, KINDS, PHOTOS, convolves, kind_of_images, synthetic_inputs
-from .user_samples import MAX_IMAGES, SampleSet, Source, alike, doubts, open_samples
+from .user_samples import MAX_IMAGES, SampleSet, Source, alike, doubts, is_folder, open_samples
 
 EXPECTED = f"an .npz file with an array for each input, a folder of images, or one of {', '.join(KINDS)}"
 AFFORDED_MACS = 64 * 4 * 2**30
@@ -34,6 +33,8 @@ JUDGED_SHARE = 4
 """One sample is made up to judge the result for so many that it is measured on."""
 BATCH_ELEMENTS = 2 * 3 * 224 * 224
 MAX_BATCH = 128
+FRONT_ELEMENTS = 12 * 3 * 224 * 224
+"""Elements of input in the batches that go in front."""
 FOLDS = 2
 
 Batch = dict[str, np.ndarray]
@@ -55,6 +56,16 @@ class Calibration:
     def elements(self) -> int:
         """Elements of all inputs."""
         return sum(array.size for batch in self.batches for array in batch.values())
+
+    @property
+    def fold_count(self) -> int:
+        """How many folds there are."""
+        return max(self.folds) + 1
+
+    @property
+    def front(self) -> Calibration:
+        """The first batches, which are enough wherever they give enough rows."""
+        return self.first(FRONT_ELEMENTS)
 
     def first(self, elements: int) -> Calibration:
         """The first batches, at least one of each fold, with about as many `elements` of input."""
@@ -86,7 +97,7 @@ def calibrate(model: Model, source: Source, options: SampleOptions, macs: int = 
         halves = [given.inputs[spec.name][fold::FOLDS] for fold in range(FOLDS)]
         parts = [_batches(specs, {spec.name: topped_up(half, options.seed)}) for half in halves if len(half)]
         return Calibration(*_interleaved(parts), False, words, warnings)
-    return Calibration(batches, tuple(number % FOLDS for number in range(len(batches))), False, words, warnings)
+    return Calibration(batches, _alternating(batches), False, words, warnings)
 
 
 def unseen(model: Model, source: Source, options: SampleOptions, macs: int = 0, count: int | None = None) -> SampleSet:
@@ -102,7 +113,7 @@ def unseen(model: Model, source: Source, options: SampleOptions, macs: int = 0, 
     if judged.size:
         held = offered.take(judged)
         return replace(held, source=f"held out of {offered.source}")
-    if not _is_folder(source) and options.normalisation is None:
+    if not is_folder(source) and options.normalisation is None:
         given = offered.take(measured).inputs
         options = replace(options, normalisation=normalisation_like(specs, given), shapes=sizes_of(specs, given))
     return _further(model, specs, replace(options, calibration=AUTO), count)
@@ -110,11 +121,7 @@ def unseen(model: Model, source: Source, options: SampleOptions, macs: int = 0, 
 
 def _limit(source: Source, options: SampleOptions) -> int | None:
     """How many samples are measured on at most."""
-    return options.samples or (MAX_IMAGES if _is_folder(source) else None)
-
-
-def _is_folder(source: Source) -> bool:
-    return not isinstance(source, Mapping) and Path(source).is_dir()
+    return options.samples or (MAX_IMAGES if is_folder(source) else None)
 
 
 def is_made_up(source: object) -> bool:
@@ -137,7 +144,7 @@ def _made_up(model: Model, specs: tuple[InputSpec, ...], options: SampleOptions,
     count = options.samples or default_samples(model, specs, options, macs)
     if sees_rows(model, specs) and specs[0].channel_axis is not None:
         batches = _batches(specs, {specs[0].name: varied_images(model, specs[0].name, count, options)})
-        folds = tuple(number % FOLDS for number in range(len(batches)))
+        folds = _alternating(batches)
     else:
         halves = [(count + fold) // FOLDS for fold in range(FOLDS)]
         draws = [synthetic_inputs(model, half, options, fold) for fold, half in enumerate(halves) if half]
@@ -163,6 +170,11 @@ def _kind(model: Model, specs: Sequence[InputSpec], options: SampleOptions, pict
     return "synthetic samples"
 
 
+def _alternating(batches: list[Batch]) -> tuple[int, ...]:
+    """The fold of each batch, in turns."""
+    return tuple(number % FOLDS for number in range(len(batches)))
+
+
 def _interleaved(parts: list[list[Batch]]) -> tuple[list[Batch], tuple[int, ...]]:
     """The batches of several folds in turns, and the fold of each."""
     numbered = [[(batch, fold) for batch in part] for fold, part in enumerate(parts)]
@@ -182,7 +194,7 @@ def _batches(specs: tuple[InputSpec, ...], arrays: Batch) -> list[Batch]:
     Each takes samples from everywhere, so that those that lie in order of their classes are mixed. Where the first axis
     of an input is fixed to another size, it gives that many rows to each run, all in order; a scalar is fed whole.
     """
-    fixed = next((spec.shape[0] for spec in specs if spec.shape and spec.shape[0]), None)
+    fixed = fixed_batch(specs)
     elements = sum(math.prod(arrays[spec.name].shape[1:]) for spec in specs)
     size = fixed or int(np.clip(BATCH_ELEMENTS // max(elements, 1), 1, MAX_BATCH))
     rows = {spec.name: spec.shape[0] or size for spec in specs if spec.shape}

@@ -11,7 +11,7 @@ from ..model.model import Model
 from ..model.nodes import attribute
 from ..options import SampleOptions
 from .dead_leaves import dead_leaves
-from .inputs import InputSpec, concrete_shapes, input_specs, means
+from .inputs import InputSpec, concrete_shapes, fixed_batch, input_specs, means
 from .normalisation import as_input
 from .photographs import FITTED, HELD_OUT, available, photographs
 
@@ -54,7 +54,7 @@ def synthetic_inputs(
     """
     specs = input_specs(model)
     filled = concrete_shapes(specs, samples, shapes=options.shapes)
-    batch = next((spec.shape[0] for spec in specs if spec.shape and spec.shape[0]), None)
+    batch = fixed_batch(specs)
     runs = math.ceil(samples / batch) if batch else 1
     inputs = {}
     for index, spec in enumerate(specs):

@@ -6,13 +6,14 @@ import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
 
 import numpy as np
 from PIL import Image
 
 from ..errors import UsageError, article
 from ..options import Normalisation, SampleOptions
-from .inputs import InputSpec, concrete_shapes, format_shape
+from .inputs import InputSpec, concrete_shapes, fixed_batch, format_shape
 from .normalisation import BRIGHTNESS, CONTRAST, as_input, stated
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
@@ -62,7 +63,7 @@ class GivenSamples:
     def divided(self, specs: Sequence[InputSpec], limit: int | None) -> tuple[np.ndarray, np.ndarray]:
         """Indices of samples to measure on, at most `limit` or what one run takes, and of those held out to judge by,
         both evenly spread; none of the latter where there are too few."""
-        batch = batch_of(specs)
+        batch = fixed_batch(specs) or 1
         if not alike(specs):
             return np.arange(self.count)[: limit and max(limit, batch)], np.arange(0)
         share = int(np.clip(self.count // ONE_HELD_OUT_OF, *HELD_OUT)) if self.count >= HELD_OUT_FROM else 0
@@ -80,7 +81,7 @@ def open_samples(specs: Sequence[InputSpec], source: Source, options: SampleOpti
     Raises UsageError, which says what was `expected`, where they do not fit the inputs.
     """
     check_source(source, expected)
-    if not isinstance(source, Mapping) and Path(source).is_dir():
+    if is_folder(source):
         return _open_images(specs, Path(source), options)
     name = "given arrays" if isinstance(source, Mapping) else str(source)
     arrays = source if isinstance(source, Mapping) else read_npz(Path(source), expected)
@@ -101,26 +102,25 @@ def read_samples(
 ) -> SampleSet:
     """All that a user gave, or `options.samples` (of images `most_images`) of them, evenly spread."""
     given = open_samples(specs, source, options, expected)
-    images = not isinstance(source, Mapping) and Path(source).is_dir()
-    limit = options.samples or (most_images if images else None)
-    limit = limit and max(limit, batch_of(specs))
+    limit = options.samples or (most_images if is_folder(source) else None)
+    limit = limit and max(limit, fixed_batch(specs) or 1)
     return given.take(evenly(given.count, limit) if alike(specs) else np.arange(given.count)[:limit])
-
-
-def batch_of(specs: Sequence[InputSpec]) -> int:
-    """How many samples one run takes where that is fixed, else 1."""
-    return next((spec.shape[0] for spec in specs if spec.shape and spec.shape[0]), None) or 1
 
 
 def alike(specs: Sequence[InputSpec]) -> bool:
     """Whether every input has one row for each sample; if not, samples have to stay in their order."""
-    return all(spec.shape[0] in (None, batch_of(specs)) for spec in specs if spec.shape)
+    return all(spec.shape[0] in (None, fixed_batch(specs)) for spec in specs if spec.shape)
 
 
 def evenly(count: int, limit: int | None) -> np.ndarray:
     """At most `limit` of the numbers below `count`, evenly spread, int64."""
     wanted = count if limit is None else min(limit, count)
     return np.arange(wanted) * count // max(wanted, 1)
+
+
+def is_folder(source: object) -> TypeGuard[str | Path]:
+    """Whether samples come from a folder of images."""
+    return isinstance(source, str | Path) and Path(source).is_dir()
 
 
 def check_source(source: object, expected: str) -> None:
@@ -161,7 +161,7 @@ def _input_arrays(specs: Sequence[InputSpec], arrays: Mapping[str, np.ndarray], 
     their number of samples.
     """
     found = {spec.name: _input_array(spec, arrays, source) for spec in specs}
-    batch = next((spec.shape[0] for spec in specs if spec.shape and spec.shape[0]), None)
+    batch = fixed_batch(specs)
     counts = {spec.name: len(found[spec.name]) for spec in specs if spec.shape and spec.shape[0] in (None, batch)}
     if len(set(counts.values())) > 1:
         told = ", ".join(f"{name} has {count}" for name, count in counts.items())

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from ..calibration.inputs import InputSpec, concrete_shapes, input_specs
+from ..calibration.inputs import InputSpec, concrete_shapes, fixed_batch, input_specs
 from ..calibration.synthetic import LEAVES, synthetic_inputs
 from ..errors import ModelError, NothingToRemove
 from ..model.model import Model
@@ -42,11 +42,12 @@ class TensorFacts:
 @dataclass(frozen=True)
 class Probe:
     """Facts by tensor name. `batch` is the batch size that was fed (1 where the batch axis is static), `elements` how
-    many elements all inputs together had."""
+    many elements all inputs together had, `samples` how many samples that was, also where their number is fixed."""
 
     tensors: dict[str, TensorFacts]
     batch: int
     elements: int = 1
+    samples: int = 1
 
 
 def probe(model: Model, shapes: Mapping[str, tuple[int, ...]] | None = None, options: RunOptions = CPU) -> Probe:
@@ -72,7 +73,8 @@ def probe(model: Model, shapes: Mapping[str, tuple[int, ...]] | None = None, opt
             continue
         batch = next((first[spec.name][0] for spec in specs if spec.shape and spec.shape[0] is None), 1)
         elements = sum(math.prod(shape) for shape in first.values())
-        return Probe({name: _compare(one[name], two[name]) for name in one}, batch, elements)
+        samples = max(batch, fixed_batch(specs) or 1)
+        return Probe({name: _compare(one[name], two[name]) for name in one}, batch, elements, samples)
     advice = "; try sizes that it takes with --shape" if any(None in spec.shape[1:] for spec in specs) else ""
     raise _unshown(model, failure, advice)
 

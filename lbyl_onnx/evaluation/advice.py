@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from ..calibration.samples import is_made_up
+from ..calibration.user_samples import is_folder
 from ..options import DEFAULT_LAMBDA1, DEFAULT_LAMBDA2, Options, PruneOptions, SampleOptions
 from ..restoration.methods import restoration_named
 from .records import Validation
@@ -27,7 +26,7 @@ def unused_options(options: Options) -> list[str]:
         for name, given in penalties.items()
         if given and name not in read
     ]
-    arrays = not is_made_up(samples.calibration) and not _is_folder(samples.calibration)
+    arrays = not is_made_up(samples.calibration) and not is_folder(samples.calibration)
     if arrays and samples.normalisation is not None:
         effect = "apply to the comparison only" if options.validation else "have no effect"
         told.append(f"{SCALES} {effect}: the arrays given are taken as they are")
@@ -39,15 +38,11 @@ def unused_beside_data(data: object, options: SampleOptions) -> list[str]:
     if data is None:
         return []
     told = ["--seed has no effect: no samples are made up beside --data"] if options.seed else []
-    if isinstance(data, str | Path) and _is_folder(data):
+    if is_folder(data):
         return told
     taken = "the arrays of --data are taken as they are"
     told += [f"{SCALES} have no effect: {taken}"] if options.normalisation is not None else []
     return told + ([f"--shape has no effect: {taken}"] if options.shapes else [])
-
-
-def _is_folder(path: str | Path) -> bool:
-    return Path(path).is_dir()
 
 
 def why_nothing(name: str, reasons: list[str | None], options: PruneOptions) -> str:

@@ -27,7 +27,7 @@ from ..channels.groups import Analysis, ChannelGroup
 from ..model.graph import GraphIndex
 from ..restoration.from_weights import mixing_of, no_consumer
 from ..restoration.methods import RESTORATIONS, Restored, RestoreTask
-from ..selection.elimination import FRONT_ELEMENTS, MAX_ROWS, consumer_input
+from ..selection.elimination import MAX_ROWS, consumer_input
 from ..selection.plan import Choice, Plan
 from .records import LayerErrors
 
@@ -42,7 +42,7 @@ def measure_errors(task: RestoreTask, restored: Restored, calibration: Calibrati
     which BatchNormalization uses the statistics of synthetic samples, as in `moments` and `obs`; WARE from one run of
     each model as it is. Raises MeasurementFailed where onnxruntime refuses a run.
     """
-    share = calibration.first(FRONT_ELEMENTS)
+    share = calibration.front
     terms = _Terms(task, share).measure(restored)
     wares = _wares(task, restored, share)
     return tuple(

@@ -41,7 +41,7 @@ def fit_rows(pair: PairedRun, place: OutputChannels, rows: int, rng: np.random.G
     present = layer.matrix(weight)
     groups, outputs, inputs = present.shape
     rows = max(rows, ROW_ELEMENTS // (groups * (outputs + inputs)))
-    moments = RowMoments(groups, outputs, inputs, max(pair.folds) + 1)
+    moments = RowMoments(groups, outputs, inputs, pair.fold_count)
     kernel = weight.shape[2:] if layer.is_convolution else ()
     kept = pair.kept_channels(layer.name, layer.channel_axis)
     left: np.ndarray | slice = slice(None) if kept.all() else kept
@@ -76,7 +76,7 @@ def fit_channels(
     inputs = layer.inputs(layer.weight.read(pair.fitted))
     if before is None or after is None or (name == layer.data and len(after) == inputs):
         return None
-    moments = RowMoments(1, len(before), len(after), folds=max(pair.folds) + 1)
+    moments = RowMoments(1, len(before), len(after), pair.fold_count)
     for fold, x, y in pair.channels(name, axis, rows // before.shape[1], rng):
         moments.add(by_channel(x, after)[None], by_channel(y, before), fold)
     if not moments.finite:

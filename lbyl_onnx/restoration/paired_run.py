@@ -18,8 +18,6 @@ from ..model.nodes import reads
 from ..model.weight_layer import WEIGHT_OPS, WeightLayer
 from ..options import RunOptions
 
-FRONT_ELEMENTS = 12 * 3 * 224 * 224
-"""Elements of input that go in front, as long as they give enough rows."""
 SELECTING_OPS = ("Compress", "NonMaxSuppression", "NonZero", "TopK", "Unique")
 """Operators that select by value: behind them a row of the cut model is not the same row of the original."""
 
@@ -37,11 +35,12 @@ class PairedRun:
         self.analysis = analysis
         self.fitted = cut(analysis, kept)
         self.synthetic = calibration.synthetic
-        self.folds = calibration.folds
-        front = calibration.first(FRONT_ELEMENTS)
+        self.fold_count = calibration.fold_count
+        front = calibration.front
         self.original = CalibratedRun(analysis.model, calibration, options, len(front.batches))
         self.cut = CalibratedRun(self.fitted, calibration, options, len(front.batches))
         self._kept = kept
+        self._folds = calibration.folds
         self._elements, self._front = calibration.elements, front.elements
 
     @property
@@ -75,21 +74,24 @@ class PairedRun:
     def pairs(self, layer: WeightLayer, wanted: str) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         """The fold, what the layer reads in the cut model and the original's tensor `wanted`, on the same samples,
         batch by batch; without batches that have no rows, or not the same."""
-        ours, theirs = self.cut.run.values(layer.data, self.level), self.original.run.values(wanted, self.level)
-        for fold, found, value in zip(self.folds, ours, theirs, strict=False):
+        for fold, found, value in self._values(layer.data, wanted):
             if value.size and layer.pairs(found, value):
                 yield fold, found, value
 
     def channels(self, name: str, axis: int, rows: int, rng: np.random.Generator) -> Iterator[tuple[int, Rows, Rows]]:
         """The fold, and rows (positions, channels) of tensor `name`, channels on `axis`, in the cut model and in the
         original, at the same positions, about so many over all batches."""
-        ours, theirs = (run.values(name, self.level) for run in (self.cut.run, self.original.run))
-        for fold, found, value in zip(self.folds, ours, theirs, strict=False):
+        for fold, found, value in self._values(name, name):
             x, y = (np.moveaxis(each, axis, -1) for each in (found, value))
             if value.size and x.shape[:-1] == y.shape[:-1]:
                 x, y = (each.reshape(-1, each.shape[-1]) for each in (x, y))
                 chosen = self._some(len(y), rows, rng)
                 yield fold, x[chosen], y[chosen]
+
+    def _values(self, ours: str, theirs: str) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """The fold, the cut model's tensor `ours` and the original's `theirs`, batch by batch."""
+        found, wanted = self.cut.run.values(ours, self.level), self.original.run.values(theirs, self.level)
+        return zip(self._folds, found, wanted, strict=False)
 
     def positions(self, value: np.ndarray, layer: WeightLayer, rows: int, rng: np.random.Generator) -> np.ndarray:
         """Positions in one batch's value, as many as make about `rows` over all batches."""

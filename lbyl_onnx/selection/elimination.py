@@ -17,11 +17,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy import linalg
 
-from ..calibration.inputs import input_specs
 from ..calibration.samples import Calibration
 from ..calibration.staged_run import CalibratedRun
 from ..calibration.statistics import sums
-from ..calibration.user_samples import batch_of
 from ..channels.features import by_channel
 from ..channels.groups import WeightAxis
 from ..channels.pooling import before_pooling
@@ -53,8 +51,6 @@ MAX_ROWS, ROW_ELEMENTS = 16384, 2**22
 """Rows that moments rest on at most, or as many as hold so many elements, whichever is more."""
 ROWS_PER_UNIT = 4
 """Rows that moments of a pooled input should rest on, for each unit."""
-FRONT_ELEMENTS = 12 * 3 * 224 * 224
-"""Elements of input that are enough where they give MAX_ROWS rows."""
 ORIGIN_ROWS = 256
 
 
@@ -269,18 +265,19 @@ class _Measuring:
     """One run of the original, in which the consumers' inputs are measured one after the other."""
 
     def __init__(self, task: RankingTask, calibration: Calibration) -> None:
-        front = calibration.first(FRONT_ELEMENTS)
+        front = calibration.front
         self._analysis = task.analysis
         self._index = GraphIndex(task.analysis.model)
-        self._folds, self._front, self._elements = calibration.folds, front.elements, calibration.elements
-        self._probed = max(task.analysis.probe.batch, batch_of(input_specs(task.analysis.model)))
+        self._calibration, self._front = calibration, front.elements
         self._rng = np.random.default_rng(task.options.seed)
         self.run = CalibratedRun(task.analysis.model, calibration, task.runtime, len(front.batches)).run
 
     def _place(self, consumer: WeightAxis) -> tuple[str, int] | None:
         """Where a consumer's input is measured: in front of a global pooling where that gives too few rows."""
         place = consumer_input(self._index, consumer)
-        if place is None or self._analysis.rows(*place, self._elements) >= ROWS_PER_UNIT * len(consumer.units):
+        if place is None or self._analysis.rows(*place, self._calibration.elements) >= ROWS_PER_UNIT * len(
+            consumer.units
+        ):
             return place
         return before_pooling(self._analysis, self._index, *place) or place
 
@@ -301,10 +298,10 @@ class _Measuring:
         self.run.reach(name, lagging=self._analysis.rows(name, axis, self._front) >= MAX_ROWS)
         weight = consumer.weight.read(self._analysis.model)
         shape = self._analysis.probe.tensors[name].shape
-        single = math.prod(shape) == shape[axis] * self._probed
-        moments = ConsumerMoments(consumer, units, weight, max(self._folds) + 1, single)
+        single = math.prod(shape) == shape[axis] * self._analysis.probe.samples
+        moments = ConsumerMoments(consumer, units, weight, self._calibration.fold_count, single)
         limit = max(MAX_ROWS, ROW_ELEMENTS // len(consumer.units)) // self.run.level + 1
-        for fold, value in zip(self._folds, self.run.values(name), strict=False):
+        for fold, value in zip(self._calibration.folds, self.run.values(name), strict=False):
             if value.size == 0:
                 continue
             rows = np.moveaxis(value, axis, -1).reshape(-1, value.shape[axis])

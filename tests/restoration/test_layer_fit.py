@@ -5,7 +5,7 @@ from graphs import Builder
 from restoring import assert_restores, block, compressed, group_of, made_up, normal, outputs, settled, sqnr
 
 from lbyl_onnx.model.reading import load
-from lbyl_onnx.restoration import from_activations, layer_fit, paired_run
+from lbyl_onnx.restoration import from_activations, layer_fit
 
 
 def flattened():
@@ -75,7 +75,7 @@ def test_without_a_place_for_a_shift_the_mean_is_fitted_too(activation, mixed, m
 @pytest.mark.parametrize("kind", ["chain", "pyramid", "strided"])
 def test_layers_of_which_some_rest_on_the_front_alone(kind, data, monkeypatch):
     """A later layer may look back at an early tensor, which one of the models has for more samples than the other."""
-    monkeypatch.setattr(paired_run, "FRONT_ELEMENTS", 8 * 3 * 32 * 32)
+    monkeypatch.setattr("lbyl_onnx.calibration.samples.FRONT_ELEMENTS", 8 * 3 * 32 * 32)
     monkeypatch.setattr(from_activations, "MIN_ROWS", 8 * 32 * 32)
     monkeypatch.setattr("lbyl_onnx.calibration.samples.BATCH_ELEMENTS", 2 * 3 * 32 * 32)
     graph = Builder(seed=2)
