@@ -26,6 +26,10 @@ STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 """Ridge strengths that are compared, relative to the mean diagonal of the inputs' moments."""
 FIRST_TRIED = 1
 """The one of them that the search begins with, and that a single fold has to do with."""
+JUDGED_OUTPUTS = 128
+"""Strengths are judged by so many outputs of a group, evenly spread: all of a layer's want much the same."""
+JUDGED_ON_EACH_FOLD = 1024
+"""Systems of more unknowns are judged on one fold alone."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,10 @@ class _Moments(NamedTuple):
         return self._replace(
             xx=self.xx + dx[:, :, None] * dx[:, None], yx=self.yx + dy[:, :, None] * dx[:, None], yy=self.yy + dy**2
         )
+
+    def point(self, centred: bool) -> tuple[np.ndarray, np.ndarray]:
+        """What moments are taken about: the means, or 0."""
+        return (self.x, self.y) if centred else (np.zeros_like(self.x), np.zeros_like(self.y))
 
     def left(self, matrix: np.ndarray) -> float:
         """The sum of squares that outputs differ by from what `matrix` makes of the inputs."""
@@ -147,7 +155,7 @@ class RowMoments:
         folds = [fold for fold in self._folds if fold.rows]
         strength, error = _cross_validated(self._origin, folds, present, centred)
         central = _moments(self._origin, folds)
-        moments = central if centred else central.about(np.zeros_like(central.x), np.zeros_like(central.y))
+        moments = central.about(*central.point(centred))
         matrix, condition = present.astype(np.float64), 1.0
         if np.isfinite(strength):
             for group, scale in enumerate(moments.scale):
@@ -164,21 +172,22 @@ class RowMoments:
         )
 
 
-def _moments(origin: tuple[np.ndarray, ...], folds: list[_Sums]) -> _Moments:
-    """Means and central moments over all rows of `folds`."""
+def _moments(origin: tuple[np.ndarray, ...], folds: list[_Sums], outputs: np.ndarray | slice = slice(None)) -> _Moments:
+    """Means and central moments over all rows of `folds`, of some of the outputs."""
     rows = sum(fold.rows for fold in folds)
     x, y, yy = (sum(getattr(fold, name) for fold in folds) / rows for name in ("x", "y", "yy"))
+    y, yy = y[:, outputs], yy[:, outputs]
     first, *others = folds
-    xx, yx = first.xx.copy(), first.yx.copy()
+    xx, yx = first.xx.copy(), first.yx[:, outputs].copy()
     for other in others:
         xx += other.xx
-        yx += other.yx
+        yx += other.yx[:, outputs]
     single, kind = x.astype(xx.dtype), xx.dtype.type
     xx /= kind(rows)
     xx -= single[:, :, None] * single[:, None]
     yx /= kind(rows)
     yx -= (y[:, :, None] * x[:, None]).astype(yx.dtype)
-    return _Moments(x + origin[0][:, 0], y + origin[1][:, 0], xx, yx, yy - y**2)
+    return _Moments(x + origin[0][:, 0], y + origin[1][:, 0, outputs], xx, yx, yy - y**2)
 
 
 def _cross_validated(
@@ -188,11 +197,16 @@ def _cross_validated(
     the share of the variance that it leaves there; None where there is only one fold."""
     if len(folds) < 2:
         return STRENGTHS[FIRST_TRIED], None
+    _, outputs, inputs = present.shape
+    some = np.arange(min(outputs, JUDGED_OUTPUTS)) * outputs // min(outputs, JUDGED_OUTPUTS)
+    present = present[:, some]
+    alone = [_moments(origin, [fold], some) for fold in folds]
     pairs = []
-    for fold in folds:
-        fitted = _moments(origin, [other for other in folds if other is not fold])
-        zero = (fitted.x, fitted.y) if centred else (np.zeros_like(fitted.x), np.zeros_like(fitted.y))
-        pairs.append((fitted.about(*zero), _moments(origin, [fold]).about(*zero), fold.rows))
+    for index, fold in enumerate(folds if inputs <= JUDGED_ON_EACH_FOLD else folds[:1]):
+        others = [other for other in folds if other is not fold]
+        fitted = alone[1 - index] if len(folds) == 2 else _moments(origin, others, some)
+        point = fitted.point(centred)
+        pairs.append((fitted.about(*point), alone[index].about(*point), fold.rows))
     left: dict[float, float] = {np.inf: sum(rows * judged.left(present) for _, judged, rows in pairs)}
 
     def error(strength: float) -> float:
@@ -213,9 +227,8 @@ def _cross_validated(
 
 def _shifted(moments: _Moments, present: np.ndarray, strength: float) -> np.ndarray:
     """`present` and the step that ridge regression takes from there."""
-    system = moments.xx + (strength * moments.scale)[:, None, None].astype(moments.xx.dtype) * np.eye(
-        moments.xx.shape[1], dtype=moments.xx.dtype
-    )
+    system = moments.xx.copy()
+    np.einsum("gii->gi", system)[:] += (strength * moments.scale)[:, None].astype(system.dtype)
     missing = moments.yx - present.astype(moments.xx.dtype, copy=False) @ moments.xx
     with suppress(np.linalg.LinAlgError):
         if len(system) == 1:

@@ -149,7 +149,7 @@ def _order(
 ) -> np.ndarray:
     """The first `count` units to go, int64, by what is lost after the others have been refitted."""
     units = len(free)
-    dtype = np.float32 if units > SINGLE_PRECISION_UNITS else np.float64
+    dtype = _precision(units)
     inverses = [_inverse(covariance, guard).astype(dtype) for covariance in covariances]
     energies = [each.energy.astype(dtype) for each in moments]
     alive = free.copy()
@@ -163,6 +163,11 @@ def _order(
         order += chosen.tolist()
         alive[chosen] = False
     return np.array(order, np.int64)
+
+
+def _precision(units: int) -> type[np.floating]:
+    """Single for large groups, which the ridge affords."""
+    return np.float32 if units > SINGLE_PRECISION_UNITS else np.float64
 
 
 def _inverse(covariance: np.ndarray, guard: Guard) -> np.ndarray:
@@ -189,19 +194,21 @@ def _left(moments: ConsumerMoments, removed: np.ndarray, folds: np.ndarray | Non
     on the other folds."""
     known = moments.folds
     folds = known if folds is None else folds
+    precision = _precision(len(moments.energy))
     energy = moments.energy[np.ix_(removed, removed)]
     kept = np.setdiff1d(np.arange(len(moments.energy)), removed)
     totals = np.zeros(len(FIT_RIDGES))
     for fold in folds:
         others = known[known != fold] if len(known) > 1 else known
-        fitted, judged = moments.covariance_of(others), moments.covariance_of(known[known == fold])
+        fitted, judged = (moments.covariance_of(some).astype(precision) for some in (others, known[known == fold]))
         scale = np.trace(fitted) / len(fitted) or 1.0
+        system, target = fitted[np.ix_(kept, kept)], fitted[np.ix_(kept, removed)]
+        shared, inner = judged[np.ix_(removed, kept)], judged[np.ix_(kept, kept)]
+        total = (judged[np.ix_(removed, removed)] * energy).sum()
         for index, ridge in enumerate(FIT_RIDGES):
-            system = fitted[np.ix_(kept, kept)] + ridge * scale * np.eye(len(kept))
-            transfer = linalg.solve(system, fitted[np.ix_(kept, removed)], assume_a="pos")
-            missing = judged[np.ix_(removed, removed)] - 2 * judged[np.ix_(removed, kept)] @ transfer
-            missing += transfer.T @ judged[np.ix_(kept, kept)] @ transfer
-            totals[index] += (missing * energy).sum()
+            strengthened = system + np.diag(np.full(len(kept), ridge * scale, precision))
+            transfer = linalg.solve(strengthened, target, assume_a="pos")
+            totals[index] += total + ((transfer.T @ inner - 2 * shared) @ transfer * energy).sum()
     return float(totals.min()) / len(folds)
 
 
