@@ -35,6 +35,10 @@ class InputSpec:
         spatial = self.shape[1:3] if last else self.shape[2:]
         return (3 if last else 1) if all(size is None or size >= 4 for size in spatial) else None
 
+    def shortest_side(self, shape: Sequence[int]) -> int | None:
+        """Pixels of the shorter side of its images of this `shape`; None where it takes none."""
+        return None if self.channel_axis is None else min(shape[1:3] if self.channel_axis == 3 else shape[2:])
+
 
 def input_specs(model: Model) -> tuple[InputSpec, ...]:
     """The inputs a caller has to feed: those of the graph that are not initializers, in its order.

@@ -16,7 +16,7 @@ from .augmentation import sees_rows, topped_up, varied_images
 from .inputs import InputSpec, concrete_shapes, fixed_batch, input_specs, sizes_of
 from .normalisation import normalisation_like, stated
 from .photographs import FITTED, HELD_OUT, available
-from .synthetic import AUTO, DRAWS, KINDS, PHOTOS, convolves, kind_of_images, synthetic_inputs
+from .synthetic import AUTO, JUDGING, KINDS, PHOTOS, SMALLEST_NORMALISED, convolves, kind_of_images, synthetic_inputs
 from .user_samples import MAX_IMAGES, SampleSet, Source, alike, doubts, is_folder, open_samples
 
 EXPECTED = f"an .npz file with an array for each input, a folder of images, or one of {', '.join(KINDS)}"
@@ -27,8 +27,9 @@ AFFORDED_ELEMENTS = 256 * 3 * 224 * 224
 MIN_SAMPLES, MAX_SAMPLES = 64, 512
 MAX_VECTORS = 8192
 """The limit for a model without convolutions, whose layers see one row a sample, not one a position."""
-UNDERSTATED = 1.5
-"""By how much a result loses more on samples of the right kind than on made-up ones (`benchmarks/expected_loss.py`)."""
+UNDERSTATED, OVERSTATED = 1.5, 0.5
+"""How many times as much a result loses on samples of the right kind as on made-up ones, and as on images with a side
+below SMALLEST_NORMALISED, of whose classes a network is sure whatever they show (`benchmarks/expected_loss.py`)."""
 JUDGED_SHARE = 4
 """One sample is made up to judge the result for so many that it is measured on."""
 BATCH_ELEMENTS = 2 * 3 * 224 * 224
@@ -156,16 +157,18 @@ def _made_up(model: Model, specs: tuple[InputSpec, ...], options: SampleOptions,
 
 def _further(model: Model, specs: tuple[InputSpec, ...], options: SampleOptions, count: int) -> SampleSet:
     options = replace(options, shapes=concrete_shapes(specs, 1, shapes=options.shapes))
-    inputs = synthetic_inputs(model, count, options, draw=len(DRAWS) - 1)
-    kind = _kind(model, specs, options, f"{len(available(HELD_OUT))} other")
-    return SampleSet(inputs, None, f"{kind}, seed {options.seed}", understates=UNDERSTATED)
+    inputs = synthetic_inputs(model, count, options, JUDGING)
+    kind = _kind(model, specs, options, f"{len(available(HELD_OUT))} other", JUDGING)
+    sides = [side for spec in specs if (side := spec.shortest_side(options.shapes[spec.name])) is not None]
+    factor = OVERSTATED if min(sides, default=SMALLEST_NORMALISED) < SMALLEST_NORMALISED else UNDERSTATED
+    return SampleSet(inputs, None, f"{kind}, seed {options.seed}", understates=factor)
 
 
-def _kind(model: Model, specs: Sequence[InputSpec], options: SampleOptions, pictures: str) -> str:
+def _kind(model: Model, specs: Sequence[InputSpec], options: SampleOptions, pictures: str, draw: int = 0) -> str:
     """What made-up samples are, in words; `pictures`: which, if they are made of some."""
     shapes = concrete_shapes(specs, 1, shapes=options.shapes)
     images = [spec for spec in specs if spec.channel_axis is not None]
-    if any(kind_of_images(model, spec, shapes[spec.name], options) == PHOTOS for spec in images):
+    if any(kind_of_images(model, spec, shapes[spec.name], options, draw) == PHOTOS for spec in images):
         return f"crops of {pictures} photographs"
     return "synthetic samples"
 

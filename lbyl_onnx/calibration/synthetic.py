@@ -22,9 +22,11 @@ KINDS = (AUTO, PHOTOS, LEAVES, NOISE)
 SMALLEST_PHOTOGRAPH = 16
 """Pixels of a side below which little is left of a photograph."""
 SMALLEST_NORMALISED = 64
-"""The same where BatchNormalization makes up for what painted images lack."""
+"""The same for samples to measure on where BatchNormalization makes up for what painted images lack."""
 DRAWS = (*FITTED, HELD_OUT)
-"""Independent draws of made-up samples: of other pictures each, and of other seeds. The last is for judging."""
+"""Independent draws of made-up samples: of other pictures each, and of other seeds."""
+JUDGING = len(DRAWS) - 1
+"""The draw that results are judged on."""
 JUDGED_PASTED = 0.5
 """Share of the crops for judging that have others in them: plain ones alone say too little of some networks."""
 UNKNOWN_VOCABULARY = 10
@@ -66,10 +68,10 @@ def synthetic_inputs(
     return inputs
 
 
-def kind_of_images(model: Model, spec: InputSpec, shape: tuple[int, ...], options: SampleOptions) -> str:
+def kind_of_images(model: Model, spec: InputSpec, shape: tuple[int, ...], options: SampleOptions, draw: int = 0) -> str:
     """What an input of images of this `shape` gets: "photos", "leaves" or "noise". Raises UsageError where photographs
     are asked for by name and do not fit."""
-    channels, *size = (shape[3], *shape[1:3]) if spec.channel_axis == 3 else shape[1:]
+    channels, side = shape[spec.channel_axis or 1], spec.shortest_side(shape) or 0
     fits = channels in (1, 3) and all(len(available(pictures)) > 1 for pictures in DRAWS)
     if options.calibration == PHOTOS and not fits:
         raise UsageError(
@@ -80,8 +82,8 @@ def kind_of_images(model: Model, spec: InputSpec, shape: tuple[int, ...], option
     if options.calibration in (PHOTOS, LEAVES, NOISE):
         return options.calibration
     normalised = any(node.op_type == "BatchNormalization" for node in model.proto.graph.node)
-    smallest = SMALLEST_NORMALISED if normalised else SMALLEST_PHOTOGRAPH
-    return PHOTOS if fits and min(size) >= smallest and convolves(model) else LEAVES
+    smallest = SMALLEST_NORMALISED if normalised and draw != JUDGING else SMALLEST_PHOTOGRAPH
+    return PHOTOS if fits and side >= smallest and convolves(model) else LEAVES
 
 
 def _values(
@@ -128,11 +130,11 @@ def _images(
     last = spec.channel_axis == 3
     samples, channels, height, width = (shape[0], shape[3], *shape[1:3]) if last else shape
     rng = np.random.default_rng(seed)
-    kind = kind_of_images(model, spec, shape, options)
+    draw = seed[-1]
+    kind = kind_of_images(model, spec, shape, options, draw)
     if kind == PHOTOS:
-        pictures = DRAWS[seed[-1]]
-        pasted = JUDGED_PASTED if pictures == HELD_OUT else 1.0
-        return photographs(samples, channels, height, width, available(pictures), seed, pasted)
+        pasted = JUDGED_PASTED if draw == JUDGING else 1.0
+        return photographs(samples, channels, height, width, available(DRAWS[draw]), seed, pasted)
     if kind == NOISE:
         return rng.random((samples, channels, height, width), np.float32)
     if convolves(model):

@@ -287,6 +287,8 @@ def test_images_of_models_that_normalise_have_to_be_larger(side, expected):
     assert kind(normalised_model(side), (3, side, 80)) == expected
     assert kind(image_model(("N", 3, side, 80)), (3, side, 80)) == PHOTOS
     assert kind(normalised_model(side), (3, side, 80), PHOTOS) == PHOTOS
+    judged = unseen(normalised_model(side), AUTO, SampleOptions())
+    assert judged.source == "crops of 2 other photographs, seed 0"
 
 
 def test_small_images_are_photographs_where_they_are_asked_for(used):

@@ -10,7 +10,15 @@ from PIL import Image
 from lbyl_onnx.calibration import augmentation, samples
 from lbyl_onnx.calibration.inputs import InputSpec
 from lbyl_onnx.calibration.samples import calibrate, default_samples, input_specs, unseen
-from lbyl_onnx.calibration.synthetic import AUTO, DRAWS, KINDS, LEAVES, SMALLEST_PHOTOGRAPH, synthetic_inputs
+from lbyl_onnx.calibration.synthetic import (
+    AUTO,
+    DRAWS,
+    KINDS,
+    LEAVES,
+    SMALLEST_NORMALISED,
+    SMALLEST_PHOTOGRAPH,
+    synthetic_inputs,
+)
 from lbyl_onnx.calibration.user_samples import HELD_OUT, HELD_OUT_FROM, GivenSamples, evenly
 from lbyl_onnx.model.reading import load
 from lbyl_onnx.model.session import open_session, run
@@ -237,13 +245,23 @@ def test_what_is_judged_on_follows_the_seed(kind):
 
 def test_losses_on_made_up_samples_only_are_understated():
     """Whether the user gave too few or none, but not on those that are held out."""
-    few, enough = ({"image": numbered(count, 3, *SIZE)} for count in (HELD_OUT_FROM - 1, HELD_OUT_FROM))
+    size = (3, SMALLEST_NORMALISED, SMALLEST_NORMALISED)
+    model = conv_model(image=("N", *size))
+    few, enough = ({"image": numbered(count, *size)} for count in (HELD_OUT_FROM - 1, HELD_OUT_FROM))
     made_up = [
-        unseen(conv_model(), source, SampleOptions(form))
-        for source, form in ((few, "arrays"), (AUTO, AUTO), (LEAVES, LEAVES))
+        unseen(model, source, SampleOptions(form)) for source, form in ((few, "arrays"), (AUTO, AUTO), (LEAVES, LEAVES))
     ]
     assert {each.understates for each in made_up} == {samples.UNDERSTATED} and samples.UNDERSTATED > 1
-    assert unseen(conv_model(), enough, SampleOptions("arrays")).understates == 1
+    assert unseen(model, enough, SampleOptions("arrays")).understates == 1
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_losses_on_small_images_are_overstated(last):
+    def factor(side):
+        shape = (side, 80, 3) if last else (3, 80, side)
+        return unseen(conv_model(image=("N", *shape)), AUTO, SampleOptions()).understates
+
+    assert factor(SMALLEST_NORMALISED - 1) == samples.OVERSTATED < 1 < factor(SMALLEST_NORMALISED)
 
 
 def test_small_images_are_judged_on_leaves():
