@@ -1,14 +1,17 @@
-"""Options that several commands share, and how their texts become values."""
+"""The arguments and options of the commands, shared ones first, and how their texts become values."""
 
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ..errors import UsageError
 from ..options import Normalisation
+from ..restoration import RESTORATIONS
+from ..selection import CRITERIA
 
 Provider = Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="onnxruntime's execution provider.")]
 Mean = Annotated[
@@ -26,6 +29,85 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a tabl
 Library = Annotated[
     str | None,
     typer.Option("--custom-ops-library", metavar="PATH", help="Shared library of operators to register."),
+]
+
+Source = Annotated[
+    Path, typer.Argument(readable=False, metavar="IN", help="The model, an .onnx file, or - for standard input.")
+]
+Target = Annotated[
+    Path,
+    typer.Argument(readable=False, metavar="OUT", help="Where the compressed model goes, or - for standard output."),
+]
+Ratio = Annotated[float, typer.Option(help="Share of units to remove from each group, in [0, 1).")]
+Restore = Annotated[str, typer.Option(metavar="|".join(RESTORATIONS), help="How to make up for them.")]
+Criterion = Annotated[str, typer.Option(metavar="|".join(CRITERIA), help="Which units go first.")]
+Lambda1 = Annotated[float, typer.Option(help="lbyl: weight of the shift's error.")]
+Lambda2 = Annotated[float, typer.Option(help="lbyl: weight of the solution's size.")]
+Scope = Annotated[
+    str, typer.Option(metavar="chains|all", help="chains: leave units of residual sums and Concat alone.")
+]
+RoundTo = Annotated[int, typer.Option(metavar="N", help="Keep a multiple of N units; try 8 for speed.")]
+Include = Annotated[
+    str | None, typer.Option(metavar="REGEX", help="Only groups with a producer whose node name matches.")
+]
+Exclude = Annotated[str | None, typer.Option(metavar="REGEX", help="No group with a producer whose node name matches.")]
+CalibrationData = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|photos|leaves|noise|PATH",
+        help="Samples to measure on: made up (auto: crops of photographs for images), an .npz, a folder of images.",
+    ),
+]
+CalibrationSamples = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="How many samples; default: 64 to 512 made up, by what they cost (8192 without convolutions), 512 "
+        "images, all of an .npz.",
+    ),
+]
+CompressionSeed = Annotated[int, typer.Option(help="Seed of synthetic inputs and of --criterion random.")]
+Evaluation = Annotated[
+    str | None,
+    typer.Option(
+        "--eval",
+        metavar="PATH",
+        help="Labelled samples to compare on, which give accuracies: an .npz with labels, or a folder of images in "
+        "one sub-folder for each class.",
+    ),
+]
+MinAgreement = Annotated[
+    float | None, typer.Option(metavar="P", help="Fail where less than P per cent of top-1 answers agree.")
+]
+MinSqnr = Annotated[
+    float | None, typer.Option(metavar="DB", help="Fail where an output keeps less signal over error, in decibels.")
+]
+MaxDrop = Annotated[
+    float | None, typer.Option(metavar="POINTS", help="Fail where accuracy on --eval falls by more points.")
+]
+ReportFile = Annotated[
+    Path | None,
+    typer.Option(metavar="PATH.json", help="Write a full record here (-: standard output), with layers' errors."),
+]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite OUT and the report, even where OUT is IN.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but warnings and errors.")]
+NoValidate = Annotated[bool, typer.Option("--no-validate", help="Do not run the result against the original.")]
+
+Inspected = Annotated[Path, typer.Argument(readable=False, metavar="MODEL", help="An .onnx file, or -.")]
+
+Original = Annotated[Path, typer.Argument(readable=False, metavar="A", help="The original, an .onnx file.")]
+Compressed = Annotated[Path, typer.Argument(readable=False, metavar="B", help="The model to compare with it.")]
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        readable=False,
+        metavar="PATH",
+        help="An .npz of arrays named after the inputs, first axis = samples, and labels; or a folder of images.",
+    ),
+]
+ComparisonSamples = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="How many samples; default: all of an .npz, 512 images, 16 to 128 made up."),
 ]
 
 

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from .. import compression
 from ..calibration.synthetic import AUTO
@@ -15,17 +12,42 @@ from ..evaluation import inspection, tables, validation
 from ..evaluation.records import to_json
 from ..model.model import Model
 from ..model.reading import load
-from ..restoration import RESTORATIONS
-from ..selection import CRITERIA
 from .arguments import (
+    CalibrationData,
+    CalibrationSamples,
+    ComparisonSamples,
+    Compressed,
+    CompressionSeed,
+    Criterion,
+    Data,
+    Evaluation,
+    Exclude,
+    Force,
+    Include,
     InputRange,
+    Inspected,
     Json,
+    Lambda1,
+    Lambda2,
     Library,
+    MaxDrop,
     Mean,
+    MinAgreement,
+    MinSqnr,
+    NoValidate,
+    Original,
     Provider,
+    Quiet,
+    Ratio,
+    ReportFile,
+    Restore,
+    RoundTo,
+    Scope,
     Seed,
     Shape,
+    Source,
     Std,
+    Target,
     parse_normalisation,
     parse_shapes,
 )
@@ -34,79 +56,34 @@ from .targets import check_targets, write_result
 
 
 def compress(
-    source: Annotated[
-        Path, typer.Argument(readable=False, metavar="IN", help="The model, an .onnx file, or - for standard input.")
-    ],
-    target: Annotated[
-        Path,
-        typer.Argument(
-            readable=False, metavar="OUT", help="Where the compressed model goes, or - for standard output."
-        ),
-    ],
-    ratio: Annotated[float, typer.Option(help="Share of units to remove from each group, in [0, 1).")] = DEFAULT_RATIO,
-    restore: Annotated[str, typer.Option(metavar="|".join(RESTORATIONS), help="How to make up for them.")] = "moments",
-    criterion: Annotated[str, typer.Option(metavar="|".join(CRITERIA), help="Which units go first.")] = "obs",
-    lambda1: Annotated[float, typer.Option(help="lbyl: weight of the shift's error.")] = DEFAULT_LAMBDA1,
-    lambda2: Annotated[float, typer.Option(help="lbyl: weight of the solution's size.")] = DEFAULT_LAMBDA2,
-    scope: Annotated[
-        str, typer.Option(metavar="chains|all", help="chains: leave units of residual sums and Concat alone.")
-    ] = "chains",
-    round_to: Annotated[int, typer.Option(metavar="N", help="Keep a multiple of N units; try 8 for speed.")] = 1,
-    include: Annotated[
-        str | None, typer.Option(metavar="REGEX", help="Only groups with a producer whose node name matches.")
-    ] = None,
-    exclude: Annotated[
-        str | None, typer.Option(metavar="REGEX", help="No group with a producer whose node name matches.")
-    ] = None,
-    calibration: Annotated[
-        str,
-        typer.Option(
-            metavar="auto|photos|leaves|noise|PATH",
-            help="Samples to measure on: made up (auto: crops of photographs for images), an .npz, a folder of images.",
-        ),
-    ] = AUTO,
-    samples: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            help="How many samples; default: 64 to 512 made up, by what they cost (8192 without convolutions), 512 "
-            "images, all of an .npz.",
-        ),
-    ] = None,
+    source: Source,
+    target: Target,
+    ratio: Ratio = DEFAULT_RATIO,
+    restore: Restore = "moments",
+    criterion: Criterion = "obs",
+    lambda1: Lambda1 = DEFAULT_LAMBDA1,
+    lambda2: Lambda2 = DEFAULT_LAMBDA2,
+    scope: Scope = "chains",
+    round_to: RoundTo = 1,
+    include: Include = None,
+    exclude: Exclude = None,
+    calibration: CalibrationData = AUTO,
+    samples: CalibrationSamples = None,
     mean: Mean = None,
     std: Std = None,
     input_range: InputRange = None,
     shape: Shape = None,
-    seed: Annotated[int, typer.Option(help="Seed of synthetic inputs and of --criterion random.")] = 0,
+    seed: CompressionSeed = 0,
     provider: Provider = "auto",
     custom_ops_library: Library = None,
-    evaluation: Annotated[
-        str | None,
-        typer.Option(
-            "--eval",
-            metavar="PATH",
-            help="Labelled samples to compare on, which give accuracies: an .npz with labels, or a folder of images in "
-            "one sub-folder for each class.",
-        ),
-    ] = None,
-    min_agreement: Annotated[
-        float | None, typer.Option(metavar="P", help="Fail where less than P per cent of top-1 answers agree.")
-    ] = None,
-    min_sqnr: Annotated[
-        float | None, typer.Option(metavar="DB", help="Fail where an output keeps less signal over error, in decibels.")
-    ] = None,
-    max_drop: Annotated[
-        float | None, typer.Option(metavar="POINTS", help="Fail where accuracy on --eval falls by more points.")
-    ] = None,
-    report: Annotated[
-        Path | None,
-        typer.Option(metavar="PATH.json", help="Write a full record here (-: standard output), with layers' errors."),
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite OUT and the report, even where OUT is IN.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but warnings and errors.")] = False,
-    no_validate: Annotated[
-        bool, typer.Option("--no-validate", help="Do not run the result against the original.")
-    ] = False,
+    evaluation: Evaluation = None,
+    min_agreement: MinAgreement = None,
+    min_sqnr: MinSqnr = None,
+    max_drop: MaxDrop = None,
+    report: ReportFile = None,
+    force: Force = False,
+    quiet: Quiet = False,
+    no_validate: NoValidate = False,
 ) -> None:
     """Compress the model IN, compare it with the original in onnxruntime, and write it to OUT where it passes.
 
@@ -149,7 +126,7 @@ def compress(
 
 
 def inspect(
-    model: Annotated[Path, typer.Argument(readable=False, metavar="MODEL", help="An .onnx file, or -.")],
+    model: Inspected,
     shape: Shape = None,
     custom_ops_library: Library = None,
     json: Json = False,
@@ -171,21 +148,11 @@ def inspect(
 
 
 def validate(
-    original: Annotated[Path, typer.Argument(readable=False, metavar="A", help="The original, an .onnx file.")],
-    compressed: Annotated[Path, typer.Argument(readable=False, metavar="B", help="The model to compare with it.")],
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            readable=False,
-            metavar="PATH",
-            help="An .npz of arrays named after the inputs, first axis = samples, and labels; or a folder of images.",
-        ),
-    ] = None,
+    original: Original,
+    compressed: Compressed,
+    data: Data = None,
     provider: Provider = "auto",
-    samples: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="How many samples; default: all of an .npz, 512 images, 16 to 128 made up."),
-    ] = None,
+    samples: ComparisonSamples = None,
     mean: Mean = None,
     std: Std = None,
     input_range: InputRange = None,
