@@ -1,5 +1,7 @@
 """Restorations by name: registered once, used by name, removed again."""
 
+from unittest.mock import patch
+
 import numpy as np
 import pytest
 from graphs import Builder
@@ -13,10 +15,8 @@ from lbyl_onnx.restoration.methods import RESTORATIONS, Outcome, Restoration, Re
 @pytest.fixture(autouse=True)
 def as_before():
     """What a test registers is forgotten when it ends."""
-    before = dict(RESTORATIONS)
-    yield
-    RESTORATIONS.clear()
-    RESTORATIONS.update(before)
+    with patch.dict(RESTORATIONS):
+        yield
 
 
 def compressed(restore, **options):

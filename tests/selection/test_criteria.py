@@ -1,5 +1,7 @@
 """Criteria by name: registered once, used by name, removed again."""
 
+from unittest.mock import patch
+
 import numpy as np
 import pytest
 from graphs import Builder, plan_for
@@ -14,10 +16,8 @@ from lbyl_onnx.selection.criteria import CRITERIA, Ranking, criterion, criterion
 @pytest.fixture(autouse=True)
 def as_before():
     """What a test registers is forgotten when it ends."""
-    before = dict(CRITERIA)
-    yield
-    CRITERIA.clear()
-    CRITERIA.update(before)
+    with patch.dict(CRITERIA):
+        yield
 
 
 def chain():
