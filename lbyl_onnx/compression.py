@@ -18,7 +18,7 @@ from .calibration.synthetic import AUTO
 from .calibration.user_samples import SampleSet, Source, check_source, open_samples, read_samples
 from .channels.groups import Analysis, analyse
 from .channels.probe import probe
-from .errors import MeasurementFailed, ModelError, NothingToRemove, UsageError, ValidationFailed, naming
+from .errors import MeasurementFailed, ModelError, NothingToRemove, UsageError, ValidationFailed, counted, naming
 from .evaluation.advice import damage_warnings, speed_warnings, unused_options, why_nothing
 from .evaluation.inspection import file_report, group_reports
 from .evaluation.layer_errors import measure_errors
@@ -240,9 +240,10 @@ class _Compression:
         others = sorted({choice.criterion for choice in plan.choices if choice.criterion} - {prune.criterion})
         if others:
             count = sum(choice.criterion in others for choice in plan.choices)
+            have, they_were = ("has", "it was") if count == 1 else ("have", "they were")
             self.warnings.append(
-                f"{count} groups have no consumer whose input {prune.criterion} can measure; they were ranked by "
-                f"{', '.join(others)}"
+                f"{counted(count, 'group')} {have} no consumer whose input {prune.criterion} can measure; {they_were} "
+                f"ranked by {', '.join(others)}"
             )
         return plan
 

@@ -67,3 +67,12 @@ def article(noun: str) -> str:
     ('an int', 'a list')
     """
     return f"{'an' if noun[:1].lower() in 'aeiou' else 'a'} {noun}"
+
+
+def counted(count: int, noun: str) -> str:
+    """The number and the noun, in the plural unless there is one.
+
+    >>> counted(1, "group"), counted(2, "group")
+    ('1 group', '2 groups')
+    """
+    return f"{count} {noun}{'' if count == 1 else 's'}"

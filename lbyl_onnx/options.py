@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .errors import UsageError, article
+from .errors import UsageError, article, counted
 
 SCOPES = ("chains", "all")
 PROVIDERS = ("auto", "cpu", "cuda")
@@ -63,7 +63,9 @@ class Normalisation:
             for value in values:
                 check_number(name, value, low, float("inf"), expected, open_start=True, open_end=True)
         if len(self.mean) != len(self.std):
-            raise UsageError(f"has {len(self.std)} values, mean has {len(self.mean)}; give as many of each", "std")
+            raise UsageError(
+                f"has {counted(len(self.std), 'value')}, mean has {len(self.mean)}; give as many of each", "std"
+            )
 
     @classmethod
     def default(cls, channels: int) -> Normalisation:

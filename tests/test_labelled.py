@@ -211,7 +211,7 @@ def test_limits_that_are_kept(measured):
 @pytest.mark.parametrize(
     ("limits", "message"),
     [
-        ({"max_drop": 5}, r"accuracy falls from 75\.0 to .* %, --max-drop is 5 points"),
+        ({"max_drop": 5}, r"accuracy falls from 75\.0 to .* %, --max-drop is 5;"),
         ({"min_agreement": 90}, r"% of top-1 answers agree, --min-agreement is 90"),
         ({"min_sqnr": 20}, r"keeps .* dB, --min-sqnr is 20"),
     ],

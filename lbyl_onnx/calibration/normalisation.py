@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ..errors import UsageError
+from ..errors import UsageError, counted
 from ..options import Normalisation, SampleOptions
 from .inputs import InputSpec, concrete_shapes
 
@@ -23,8 +23,8 @@ def normalised(images: np.ndarray, normalisation: Normalisation | None) -> np.nd
     chosen = normalisation or Normalisation.default(channels)
     if len(chosen.mean) not in (1, channels):
         raise UsageError(
-            f"{len(chosen.mean)} means and deviations for images of {channels} channels; give one for each "
-            "channel, or one for all"
+            f"{len(chosen.mean)} means and deviations for images of {counted(channels, 'channel')}; give one for "
+            "each channel, or one for all"
         )
     mean, std = (np.array(values, np.float32).reshape(-1, 1, 1) for values in (chosen.mean, chosen.std))
     images -= mean

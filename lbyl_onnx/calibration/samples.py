@@ -9,7 +9,7 @@ from itertools import chain, zip_longest
 
 import numpy as np
 
-from ..errors import UsageError
+from ..errors import UsageError, counted
 from ..model.model import Model
 from ..options import SampleOptions
 from .augmentation import sees_rows, topped_up, varied_images
@@ -92,7 +92,7 @@ def calibrate(model: Model, source: Source, options: SampleOptions, macs: int = 
     given = offered.take(offered.divided(specs, _limit(source, options))[0])
     batches = _batches(specs, given.inputs)
     warnings = tuple(doubts(specs, given.inputs, options.normalisation))
-    words = f"{_count(specs, batches)} samples of {given.source}"
+    words = f"{counted(_count(specs, batches), 'sample')} of {given.source}"
     if sees_rows(model, specs):
         (spec,) = specs
         halves = [given.inputs[spec.name][fold::FOLDS] for fold in range(FOLDS)]
@@ -151,26 +151,29 @@ def _made_up(model: Model, specs: tuple[InputSpec, ...], options: SampleOptions,
         draws = [synthetic_inputs(model, half, options, fold) for fold, half in enumerate(halves) if half]
         batches, folds = _interleaved([_batches(specs, draw) for draw in draws])
     pictures = str(sum(len(available(each)) for each in FITTED))
-    words = f"{count} {_kind(model, specs, options, pictures)}, seed {options.seed}{stated(specs, options)}"
+    noun, origin = _kind(model, specs, options, pictures)
+    words = f"{counted(count, noun)}{origin}, seed {options.seed}{stated(specs, options)}"
     return Calibration(batches, folds, True, words)
 
 
 def _further(model: Model, specs: tuple[InputSpec, ...], options: SampleOptions, count: int) -> SampleSet:
     options = replace(options, shapes=concrete_shapes(specs, 1, shapes=options.shapes))
     inputs = synthetic_inputs(model, count, options, JUDGING)
-    kind = _kind(model, specs, options, f"{len(available(HELD_OUT))} other", JUDGING)
+    noun, origin = _kind(model, specs, options, f"{len(available(HELD_OUT))} other", JUDGING)
     sides = [side for spec in specs if (side := spec.shortest_side(options.shapes[spec.name])) is not None]
     factor = OVERSTATED if min(sides, default=SMALLEST_NORMALISED) < SMALLEST_NORMALISED else UNDERSTATED
-    return SampleSet(inputs, None, f"{kind}, seed {options.seed}", understates=factor)
+    return SampleSet(inputs, None, f"{noun}s{origin}, seed {options.seed}", understates=factor)
 
 
-def _kind(model: Model, specs: Sequence[InputSpec], options: SampleOptions, pictures: str, draw: int = 0) -> str:
-    """What made-up samples are, in words; `pictures`: which, if they are made of some."""
+def _kind(
+    model: Model, specs: Sequence[InputSpec], options: SampleOptions, pictures: str, draw: int = 0
+) -> tuple[str, str]:
+    """What a made-up sample is, in words, and what follows the noun; `pictures`: which, if it is made of some."""
     shapes = concrete_shapes(specs, 1, shapes=options.shapes)
     images = [spec for spec in specs if spec.channel_axis is not None]
     if any(kind_of_images(model, spec, shapes[spec.name], options, draw) == PHOTOS for spec in images):
-        return f"crops of {pictures} photographs"
-    return "synthetic samples"
+        return "crop", f" of {pictures} photographs"
+    return "synthetic sample", ""
 
 
 def _alternating(batches: list[Batch]) -> tuple[int, ...]:
@@ -205,8 +208,8 @@ def _batches(specs: tuple[InputSpec, ...], arrays: Batch) -> list[Batch]:
         least = count if fixed else 1
         if len(arrays[name]) < least:
             raise UsageError(
-                f"{len(arrays[name])} calibration samples of input {name!r} are fewer than one run of the model takes; "
-                f"give at least {least}"
+                f"input {name!r} has {counted(len(arrays[name]), 'calibration sample')}, fewer than one run of the "
+                f"model takes; give at least {least}"
             )
     total = min((len(arrays[name]) for name, count in rows.items() if count == size), default=size)
     runs = total // size if fixed else max(-(-total // size), min(total, FOLDS))

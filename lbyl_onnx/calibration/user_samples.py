@@ -11,7 +11,7 @@ from typing import TypeGuard
 import numpy as np
 from PIL import Image
 
-from ..errors import UsageError, article
+from ..errors import UsageError, article, counted
 from ..options import Normalisation, SampleOptions
 from .inputs import InputSpec, concrete_shapes, fixed_batch, format_shape
 from .normalisation import BRIGHTNESS, CONTRAST, as_input, stated
@@ -261,7 +261,8 @@ def doubts(
         samples = array.reshape(len(array), -1)
         blank = int((samples == samples[:, :1]).all(axis=1).sum())
         if blank:
-            told.append(f"{blank} of {len(array)} samples of {spec.name!r} hold one value everywhere")
+            hold = "holds" if blank == 1 else "hold"
+            told.append(f"{blank} of {counted(len(array), 'sample')} of {spec.name!r} {hold} one value everywhere")
         channels = array.shape[spec.channel_axis]
         chosen = normalisation or Normalisation.default(channels)
         mean, spread = float(np.mean(chosen.mean)), CONTRAST

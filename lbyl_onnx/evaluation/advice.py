@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..calibration.samples import is_made_up
 from ..calibration.user_samples import is_folder
+from ..errors import counted
 from ..options import DEFAULT_LAMBDA1, DEFAULT_LAMBDA2, Options, PruneOptions, SampleOptions
 from ..restoration.methods import restoration_named
 from .records import Validation
@@ -58,7 +59,8 @@ def why_nothing(name: str, reasons: list[str | None], options: PruneOptions) -> 
             rounded, advice = f", rounded to multiples of {options.round_to}", "raise --ratio or lower --round-to"
         return f"{name}: nothing to remove at ratio {options.ratio:g}{rounded}; {advice}"
     common = max(dict.fromkeys(told), key=told.count)
-    return f"{name}: nothing to remove in {len(told)} groups; most often: {common} (lbyl-onnx inspect lists all)"
+    groups = counted(len(told), "group")
+    return f"{name}: nothing to remove in {groups}; most often: {common} (lbyl-onnx inspect lists all)"
 
 
 def damage_warnings(validation: Validation | None, options: Options) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import ml_dtypes
 import numpy as np
 
-from ..errors import ValidationFailed
+from ..errors import ValidationFailed, counted
 from .class_scores import ClassScores, is_classes
 from .records import OutputComparison
 
@@ -44,7 +44,7 @@ class OutputErrors:
             if broken:
                 raise ValidationFailed(
                     f"output {self.name!r} of the compressed model is not finite at {broken} of "
-                    f"{len(old)} elements where the original is"
+                    f"{counted(len(old), 'element')} where the original is"
                 )
             self._sum(old[finite], new[finite])
         if self.classes is not None and is_classes(reference, samples):

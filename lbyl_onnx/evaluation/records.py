@@ -10,6 +10,7 @@ from typing import TypeVar
 import cattrs
 import numpy as np
 
+from ..errors import counted
 from ..options import Options
 from ..restoration.methods import Outcome
 
@@ -148,8 +149,9 @@ class Validation:
 
     def __repr__(self) -> str:
         worst = min((output.sqnr_db for output in self.outputs), default=float("inf"))
+        outputs, samples = counted(len(self.outputs), "output"), counted(self.samples, "sample")
         return (
-            f"<Validation: {len(self.outputs)} outputs on {self.samples} samples, SQNR from {worst:.1f} dB, latency "
+            f"<Validation: {outputs} on {samples}, SQNR from {worst:.1f} dB, latency "
             f"{self.latency_before_ms:.3g} -> {self.latency_after_ms:.3g} ms on {self.provider}>"
         )
 
@@ -167,7 +169,8 @@ class Inspection:
     groups: tuple[GroupReport, ...]
 
     def __repr__(self) -> str:
-        return f"<Inspection of {self.input.path}: {len(self.groups)} groups, {self.input.parameters:,} parameters>"
+        groups = counted(len(self.groups), "group")
+        return f"<Inspection of {self.input.path}: {groups}, {self.input.parameters:,} parameters>"
 
     def to_json(self) -> str:
         """This record as indented JSON."""
@@ -204,7 +207,7 @@ class Report:
         before, after = self.input, self.output
         return (
             f"<Report: {before.parameters:,} -> {after.parameters:,} parameters, {before.macs:,} -> {after.macs:,} "
-            f"MACs, {len(self.groups)} groups, {len(self.warnings)} warnings>"
+            f"MACs, {counted(len(self.groups), 'group')}, {counted(len(self.warnings), 'warning')}>"
         )
 
     def to_json(self) -> str:

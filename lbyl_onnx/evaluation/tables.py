@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from rich.console import JustifyMethod
 from rich.table import Table
 
+from ..errors import counted
 from ..restoration.methods import RESTORATIONS
 from .records import GroupReport, Inspection, Report, Validation
 
@@ -44,7 +45,7 @@ def totals(inspection: Inspection) -> str:
     chains = sum(not group.coupled for group in free)
     return (
         f"{inspection.input.parameters:,} parameters, {inspection.input.macs:,} MACs\n"
-        f"{len(inspection.groups)} groups: {chains} removable with --scope chains,"
+        f"{counted(len(inspection.groups), 'group')}: {chains} removable with --scope chains,"
         f" {len(free)} with --scope all"
     )
 
@@ -93,7 +94,7 @@ def cut_summary(report: Report) -> str:
     cut = [group for group in report.groups if group.units_after < group.units_before]
     removed = sum(group.units_before - group.units_after for group in cut)
     total = sum(group.units_before for group in report.groups)
-    summary = f"removed {removed:,} of {total:,} units in {len(cut)} of {len(report.groups)} groups"
+    summary = f"removed {removed:,} of {total:,} units in {len(cut)} of {counted(len(report.groups), 'group')}"
     method = report.options.prune.restore
     if not RESTORATIONS[method].changes_weights:
         return f"{summary}\nrestored nothing (--restore {method})"
@@ -102,13 +103,13 @@ def cut_summary(report: Report) -> str:
     used = " and ".join(dict.fromkeys(outcome.restored for outcome in outcomes if outcome.restored)) or method
     notes = [outcome.note for outcome in outcomes if outcome.restored is None and outcome.note]
     why = f"; not the others, mostly because {printable(max(notes, key=notes.count))}" if notes else ""
-    return f"{summary}\nrestored {restored} of these {len(cut)} groups with {used}{why}"
+    return f"{summary}\nrestored {restored} of {counted(len(cut), 'group')} with {used}{why}"
 
 
 def measured_on(validation: Validation) -> str:
     """One line: what the comparison rests on."""
     return printable(
-        f"compared on {validation.samples} samples ({validation.data}), provider {validation.provider},"
+        f"compared on {counted(validation.samples, 'sample')} ({validation.data}), provider {validation.provider},"
         f" latency at batch {validation.latency_batch}"
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..errors import ValidationFailed
+from ..errors import ValidationFailed, counted
 from ..options import Limits
 from .records import ClassComparison, OutputComparison, Validation, Verdict
 
@@ -37,9 +37,10 @@ def _of_output(output: OutputComparison, drop: float | None) -> Verdict:
         if drop is not None:
             return Verdict(_level(drop), f"it lost {100 * drop:.1f} points of accuracy")
         low, high = classes.expected_loss_interval
+        points = counted(round(100 * classes.expected_loss), "point")
         reason = (
-            f"it is expected to lose {100 * classes.expected_loss:.0f} points of accuracy ({100 * low:.0f} to "
-            f"{100 * high:.0f}), and {100 * classes.agreement:.0f} % of its answers are the original's"
+            f"it is expected to lose {points} of accuracy ({100 * low:.0f} to {100 * high:.0f}), and "
+            f"{100 * classes.agreement:.0f} % of its answers are the original's"
         )
         return Verdict(_level(classes.expected_loss), reason)
     level = next(level for limit, level in DECIBELS if output.sqnr_db < limit or limit == float("inf"))
@@ -82,6 +83,6 @@ def check_limits(validation: Validation, limits: Limits) -> None:
             raise ValidationFailed("no output looks like classes, so --max-drop cannot be checked")
         if 100 * (before - after) > limits.max_drop + ROUNDING:
             raise ValidationFailed(
-                f"accuracy falls from {100 * before:.1f} to {100 * after:.1f} %, --max-drop is {limits.max_drop:g} "
-                "points; lower --ratio, or give own samples with --calibration"
+                f"accuracy falls from {100 * before:.1f} to {100 * after:.1f} %, --max-drop is {limits.max_drop:g}; "
+                "lower --ratio, or give own samples with --calibration"
             )

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
+from ..errors import counted
 from .nodes import reads
 from .tensors import DATA_TYPES, strip_data
 
@@ -30,8 +31,8 @@ class Model:
     path: Path | None = None
 
     def __repr__(self) -> str:
-        nodes, weights = len(self.proto.graph.node), len(self.weights)
-        return f"<Model {self.name}: {nodes} nodes, {weights} constants, {self.bytes:,} bytes>"
+        nodes, weights = counted(len(self.proto.graph.node), "node"), counted(len(self.weights), "constant")
+        return f"<Model {self.name}: {nodes}, {weights}, {self.bytes:,} bytes>"
 
     @property
     def name(self) -> str:

@@ -15,7 +15,7 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto
 
-from ..errors import ModelError, UsageError
+from ..errors import ModelError, UsageError, counted
 from ..options import RunOptions
 from .model import Model
 from .nodes import walk
@@ -194,8 +194,8 @@ def feed_batches(
         least = rows[name] if batch else 1
         if len(inputs[name]) < least:
             raise UsageError(
-                f"input {name!r} has {len(inputs[name])} samples, but one run of the model takes {least}; "
-                "give at least that many"
+                f"input {name!r} has {counted(len(inputs[name]), 'sample')}, but one run of the model takes "
+                f"{least}; give at least that many"
             )
     whole = math.floor if batch else math.ceil
     runs = min((whole(len(inputs[name]) / count) for name, count in rows.items()), default=1)

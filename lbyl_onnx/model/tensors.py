@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from ..errors import ModelError
+from ..errors import ModelError, counted
 
 DTYPES: dict[int, np.dtype] = {
     TensorProto.FLOAT: np.dtype(np.float32),
@@ -67,8 +67,8 @@ def tensor_value(tensor: TensorProto, data: ExternalData) -> np.ndarray:
         stored = _typed_bytes(tensor)
     if min(shape, default=0) < 0 or stored.nbytes != needed:
         raise ModelError(
-            f"initializer '{tensor.name}' holds {stored.nbytes} bytes, its shape {list(shape)} of {dtype}"
-            f" needs {needed}; the file is damaged, export the model again"
+            f"initializer '{tensor.name}' holds {counted(stored.nbytes, 'byte')}, its shape {list(shape)} of "
+            f"{dtype} needs {needed}; the file is damaged, export the model again"
         )
     value = stored.view(dtype).reshape(shape)
     value.flags.writeable = False
@@ -129,8 +129,8 @@ class ExternalData:
         except ValueError:
             raise ModelError(f"{label} has an offset or length that is not a number") from None
         if min(offset, length) < 0 or offset + length > file.size:
-            span = f"{length} bytes from {offset}"
-            raise ModelError(f"{label} is too short: {file.size} bytes, needs {span}; download it again")
+            span = f"{counted(length, 'byte')} from {offset}"
+            raise ModelError(f"{label} is too short: {counted(file.size, 'byte')}, needs {span}; download it again")
         return file[offset : offset + length]
 
     def _map(self, location: str, label: str) -> np.ndarray:

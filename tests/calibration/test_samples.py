@@ -235,13 +235,13 @@ def test_too_few_for_a_static_batch():
     refused(
         image_model(batch=4),
         {"image": rows(3, 3, 8, 6)},
-        "3 calibration samples of input 'image' are fewer .* at least 4",
+        "input 'image' has 3 calibration samples, fewer .* at least 4",
     )
 
 
 def test_the_size_that_a_dynamic_input_gets_is_said():
     calibrated = calibrate(image_model(height="H", width="W"), samples=1)
-    assert calibrated.source.startswith("1 synthetic samples, seed 0, image 3x224x224, normalised by")
+    assert calibrated.source.startswith("1 synthetic sample, seed 0, image 3x224x224, normalised by")
 
 
 def test_fewer_than_a_static_batch_are_rounded_up():

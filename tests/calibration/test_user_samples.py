@@ -165,9 +165,9 @@ def test_a_sample_that_holds_one_value():
     images = normalised(photographs(), None)
     images[3] = 0
     (warning,) = told(images)
-    assert warning == "1 of 16 samples of 'image' hold one value everywhere"
+    assert warning == "1 of 16 samples of 'image' holds one value everywhere"
     images[7] = -1.5
-    assert told(images) == [warning.replace("1 of", "2 of")]
+    assert told(images) == ["2 of 16 samples of 'image' hold one value everywhere"]
 
 
 def test_pixels_for_a_model_of_floating_point_numbers():

@@ -35,7 +35,7 @@ def test_cut_summary_says_why_groups_were_not_restored():
     groups = (dataclasses.replace(first, outcome=left), *others)
     lines = tables.cut_summary(dataclasses.replace(report, groups=groups)).splitlines()
     assert lines[0] == "removed 112 of 234 units in 4 of 5 groups"
-    assert lines[1] == ("restored 3 of these 4 groups with moments; not the others, mostly because Conv 'x' is grouped")
+    assert lines[1] == ("restored 3 of 4 groups with moments; not the others, mostly because Conv 'x' is grouped")
     plain = dataclasses.replace(report, options=dataclasses.replace(report.options, prune=PruneOptions(restore="none")))
     assert tables.cut_summary(plain).endswith("restored nothing (--restore none)")
 

@@ -140,6 +140,7 @@ def test_scores_that_say_no_more_than_chance_are_judged_by_their_signal(classes)
 def test_reasons_tell_the_numbers():
     found = verdict((output(0.123, agreement=0.77),)).reason
     assert "12 points of accuracy (6 to 25)" in found and "77 %" in found
+    assert "lose 1 point of accuracy" in verdict((output(0.012),)).reason
     assert "12.5 points" in verdict((output(0.0),), (0.9, 0.775)).reason
     found = verdict((output(sqnr=7.26, name="mask"),)).reason
     assert "'mask'" in found and "7.3 dB" in found
@@ -178,9 +179,9 @@ def test_limits_of_outputs(limits, kept, broken, message):
 def test_a_limit_on_accuracy():
     check_limits(validation(before=0.9, after=0.881), Limits(max_drop=2))
     check_limits(validation(before=0.9, after=0.95), Limits(max_drop=0))
-    with pytest.raises(ValidationFailed, match=r"falls from 90\.0 to 87\.9 %, --max-drop is 2 points"):
+    with pytest.raises(ValidationFailed, match=r"falls from 90\.0 to 87\.9 %, --max-drop is 2;"):
         check_limits(validation(before=0.9, after=0.879), Limits(max_drop=2))
-    with pytest.raises(ValidationFailed, match="--max-drop is 0 points"):
+    with pytest.raises(ValidationFailed, match="--max-drop is 0;"):
         check_limits(validation(before=0.9, after=0.899), Limits(max_drop=0))
 
 

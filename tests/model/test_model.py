@@ -47,7 +47,7 @@ def test_a_model_in_memory_has_no_files_and_the_size_of_what_would_be_written(tm
 def test_a_model_is_shown_in_one_short_line(tmp_path):
     large = numpy_helper.from_array(np.zeros(10**6, np.float32), "large")
     proto = gemm_model([numpy_helper.from_array(W, "W"), numpy_helper.from_array(B, "B"), large])
-    assert repr(load(proto)).startswith("<Model the model: 1 nodes, 3 constants, 4,000,")
+    assert repr(load(proto)).startswith("<Model the model: 1 node, 3 constants, 4,000,")
     path = tmp_path / "a_network_with_quite_a_long_name_224x224.onnx"
     onnx.save(proto, path)
     for model in (load(proto), load(path)):

@@ -8,6 +8,7 @@ from graphs import Builder, plan_for
 
 from lbyl_onnx.channels.groups import analyse
 from lbyl_onnx.channels.probe import probe
+from lbyl_onnx.compression import compress
 from lbyl_onnx.errors import UsageError
 from lbyl_onnx.model.reading import load
 from lbyl_onnx.selection.criteria import CRITERIA, Ranking, criterion, criterion_named, layer_criterion
@@ -88,6 +89,22 @@ def test_a_registered_ranking_of_groups_is_used_by_name():
     assert removed(plan)["second"] == [1, 2]
     assert removed(plan)["first"] == removed(plan_for(analysis, ratio=0.5, criterion="random", seed=7))["first"]
     assert [choice.predicted_error for choice in plan.choices] == [None, 0.5, None]
+
+
+@pytest.mark.parametrize(
+    ("ranked", "told"),
+    [
+        ([0], "1 group has no consumer whose input some-of-them can measure; it was ranked by l1"),
+        ([], "2 groups have no consumer whose input some-of-them can measure; they were ranked by l1"),
+    ],
+)
+def test_how_many_groups_another_criterion_ranked_is_told(ranked, told):
+    @criterion("some-of-them", fallback="l1")
+    def some_of_them(task):
+        return {number: Ranking(np.arange(6.0)) for number in ranked}
+
+    report = compress(chain().model, 0.5, criterion="some-of-them", restore="none", validation=False).report
+    assert told in report.warnings
 
 
 def test_groups_that_nothing_ranks_stay_whole():
