@@ -202,7 +202,7 @@ class _Compression:
         analysis = analyse(working, probe(working, samples.shapes, self.options.run))
         reasons = reasons_to_leave(analysis, prune, lambda group: self.restoration.obstacle(analysis, group))
         if None not in reasons:
-            raise NothingToRemove(why_nothing(self.source.name, reasons, prune))
+            raise NothingToRemove(why_nothing(self.source, reasons, prune))
         return analysis, reasons
 
     def sample(self, analysis: Analysis, macs: int) -> Calibration | None:
@@ -236,7 +236,7 @@ class _Compression:
             ranked = rank(analysis, reasons, prune, runtime, None)
         plan = choose(analysis, reasons, prune, ranked)
         if plan.removes_nothing:
-            raise NothingToRemove(why_nothing(self.source.name, [choice.reason for choice in plan.choices], prune))
+            raise NothingToRemove(why_nothing(self.source, [choice.reason for choice in plan.choices], prune))
         others = sorted({choice.criterion for choice in plan.choices if choice.criterion} - {prune.criterion})
         if others:
             count = sum(choice.criterion in others for choice in plan.choices)

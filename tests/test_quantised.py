@@ -118,6 +118,20 @@ def test_a_dynamically_quantised_mlp_is_left_alone(lbyl, tmp_path):
     assert {group.frozen_reason for group in original.groups if group.consumers} == {None}
 
 
+def test_operators_that_compute_in_integers_are_refused():
+    """As onnxruntime's quantiser makes them with QuantFormat.QOperator."""
+    graph = Builder()
+    scaled = graph.constant(0.1), graph.constant(0, np.uint8)
+    weight = graph.constant(graph.rng.integers(0, 9, (8, 8)), np.uint8), *scaled
+    x = graph.node("QuantizeLinear", graph.input(("N", 8)), *scaled)
+    hidden = graph.node("QLinearMatMul", x, *scaled, *weight, *scaled)
+    bias = graph.constant(np.zeros(8), np.int32)
+    last = graph.node("QGemm", hidden, *scaled, *weight, bias, *scaled, domain="com.microsoft")
+    proto = graph.model(graph.node("DequantizeLinear", last, *scaled))
+    with pytest.raises(NothingToRemove, match=f"the weights of its QGemm and QLinearMatMul nodes are {SENTENCE}$"):
+        lbyl_onnx.compress(proto, 0.5)
+
+
 # ---- weights that are computed
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from ..calibration.samples import is_made_up
 from ..calibration.user_samples import is_folder
+from ..channels.groups import QUANTISED
 from ..errors import counted
+from ..model.graph import QUANTISED_SLOTS
+from ..model.model import Model
 from ..options import DEFAULT_LAMBDA1, DEFAULT_LAMBDA2, Options, PruneOptions, SampleOptions
 from ..restoration.methods import restoration_named
 from .records import Validation
@@ -46,12 +49,11 @@ def unused_beside_data(data: object, options: SampleOptions) -> list[str]:
     return told + ([f"--shape has no effect: {taken}"] if options.shapes else [])
 
 
-def why_nothing(name: str, reasons: list[str | None], options: PruneOptions) -> str:
-    """Why no unit of model `name` can go. `reasons`: of each group, None where the options alone are in the way."""
+def why_nothing(model: Model, reasons: list[str | None], options: PruneOptions) -> str:
+    """Why no unit of a model can go. `reasons`: of each group, None where the options alone are in the way."""
+    name = model.name
     if not reasons:
-        return (
-            f"{name}: nothing to remove: it has no Conv, Gemm or MatMul weight whose output channels feed another one"
-        )
+        return f"{name}: nothing to remove: {_why_no_group(model)}"
     told = [reason for reason in reasons if reason]
     if len(told) < len(reasons):
         rounded, advice = "", "raise --ratio"
@@ -61,6 +63,14 @@ def why_nothing(name: str, reasons: list[str | None], options: PruneOptions) -> 
     common = max(dict.fromkeys(told), key=told.count)
     groups = counted(len(told), "group")
     return f"{name}: nothing to remove in {groups}; most often: {common} (lbyl-onnx inspect lists all)"
+
+
+def _why_no_group(model: Model) -> str:
+    """Why no weights were found in a model; DequantizeLinear says nothing, as it also follows values."""
+    found = sorted((QUANTISED_SLOTS.keys() - {"DequantizeLinear"}) & {node.op_type for node in model.proto.graph.node})
+    if found:
+        return f"the weights of its {' and '.join(found)} nodes are {QUANTISED}"
+    return "it has no Conv, Gemm or MatMul weight whose output channels feed another one"
 
 
 def damage_warnings(validation: Validation | None, options: Options) -> tuple[str, ...]:
