@@ -221,7 +221,8 @@ class Report:
 
 
 def to_json(record: object) -> str:
-    """A record as indented JSON; floats that are not finite become null, because JSON has none."""
+    """A record as indented JSON, which has no floats that are not finite: minus infinity is the text "-Infinity", the
+    others are null."""
     return json.dumps(_finite(_CONVERTER.unstructure(record)), indent=2)
 
 
@@ -240,8 +241,8 @@ def _finite(value: object) -> object:
         return [_finite(item) for item in value]
     if isinstance(value, np.generic):
         value = value.item()
-    if isinstance(value, float) and not (abs(value) < float("inf")):
-        return None
+    if isinstance(value, float) and not abs(value) < float("inf"):
+        return "-Infinity" if value < 0 else None
     return value
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 from conftest import ROOT
+from graphs import Builder
 
 import lbyl_onnx
 from lbyl_onnx.compression import compress
@@ -80,6 +81,20 @@ def test_infinity_is_null_in_json():
     record = json.loads(to_json(equal), parse_constant=pytest.fail)
     assert record["outputs"][0]["sqnr_db"] is None
     assert from_json(type(equal), to_json(equal)) == equal
+
+
+def test_minus_infinity_is_text_in_json():
+    """It is the SQNR of an output that is zero in the original alone."""
+
+    def scaled(factor):
+        graph = Builder()
+        return graph.model(graph.node("Mul", graph.input(), graph.constant(factor), name="y"))
+
+    found = lbyl_onnx.validate(scaled(0.0), scaled(1.0), samples=4)
+    assert [output.sqnr_db for output in found.outputs] == [-math.inf]
+    record = json.loads(to_json(found), parse_constant=pytest.fail)
+    assert record["outputs"][0]["sqnr_db"] == "-Infinity"
+    assert from_json(type(found), to_json(found)) == found
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", "null", '{"versions": 3}', "not JSON"])
