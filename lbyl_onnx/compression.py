@@ -220,7 +220,7 @@ class _Compression:
                 )
             return None
         self.telling.stage("sampling")
-        calibration = calibrate(analysis.model, self.given, self.options.samples, macs)
+        calibration = calibrate(analysis.model, self.given, self.options.samples, macs, self.options.run)
         self.warnings += calibration.warnings
         return calibration
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from ..errors import ModelError
@@ -25,13 +27,14 @@ def sees_rows(model: Model, specs: tuple[InputSpec, ...]) -> bool:
     return single and multiplies and not convolves(model)
 
 
-def varied_images(model: Model, name: str, samples: int, options: SampleOptions) -> np.ndarray:
+def varied_images(model: Model, name: str, samples: int, options: SampleOptions, runtime: RunOptions) -> np.ndarray:
     """Synthetic images for the one input `name`, (samples, ...): of CANDIDATES times as many, those that are spread
     evenly over the model's own top-1 classes, where it has some, each then of a contrast of its own, because the
-    biases of a layer count for more, the less its input varies."""
+    biases of a layer count for more, the less its input varies. The model runs on the CPU, so that they are the same
+    for any provider."""
     images = synthetic_inputs(model, CANDIDATES * samples, options)[name]
     try:
-        scores = run_batches(open_session(model, RunOptions("cpu")), {name: images})[0]
+        scores = run_batches(open_session(model, replace(runtime, provider="cpu")), {name: images})[0]
     except (ModelError, ValueError):  # refused, or of other sizes from batch to batch
         scores = np.empty(0)
     if scores.ndim == 2 and scores.shape[1] > 1 and len(scores) == len(images) and scores.dtype.kind == "f":

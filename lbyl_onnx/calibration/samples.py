@@ -11,7 +11,8 @@ import numpy as np
 
 from ..errors import UsageError, counted
 from ..model.model import Model
-from ..options import SampleOptions
+from ..model.session import DEFAULTS
+from ..options import RunOptions, SampleOptions
 from .augmentation import sees_rows, topped_up, varied_images
 from .inputs import InputSpec, concrete_shapes, fixed_batch, input_specs, sizes_of
 from .normalisation import normalisation_like, stated
@@ -75,19 +76,21 @@ class Calibration:
         return replace(self, batches=self.batches[:count], folds=self.folds[:count])
 
 
-def calibrate(model: Model, source: Source, options: SampleOptions, macs: int = 0) -> Calibration:
+def calibrate(
+    model: Model, source: Source, options: SampleOptions, macs: int = 0, runtime: RunOptions = DEFAULTS
+) -> Calibration:
     """Samples for `model` from `source`, in batches of two folds where there are enough.
 
     `source`: one of KINDS, made up; an .npz file or mapping with an array for each input, first axis = samples, as the
     model expects them; or a folder of images, resized to the model's input and normalised. Of what users give, those
     that `unseen` judges by are left out. `options.samples`: how many at most, rounded up to what one run of the model
     takes (None: of made-up ones `default_samples`, of a folder 512, else all). `macs`: of one forward pass. Models
-    without convolutions get more various samples (`augmentation`). Raises UsageError where the source does not fit the
-    model.
+    without convolutions get more various samples (`augmentation`), for which `runtime` says how they run. Raises
+    UsageError where the source does not fit the model.
     """
     specs = input_specs(model)
     if is_made_up(source):
-        return _made_up(model, specs, options, macs)
+        return _made_up(model, specs, options, macs, runtime)
     offered = open_samples(specs, source, options, EXPECTED)
     given = offered.take(offered.divided(specs, _limit(source, options))[0])
     batches = _batches(specs, given.inputs)
@@ -140,11 +143,13 @@ def default_samples(model: Model, specs: Sequence[InputSpec], options: SampleOpt
     return min(max(afforded, MIN_SAMPLES), most)
 
 
-def _made_up(model: Model, specs: tuple[InputSpec, ...], options: SampleOptions, macs: int) -> Calibration:
+def _made_up(
+    model: Model, specs: tuple[InputSpec, ...], options: SampleOptions, macs: int, runtime: RunOptions
+) -> Calibration:
     options = replace(options, shapes=concrete_shapes(specs, 1, shapes=options.shapes))
     count = options.samples or default_samples(model, specs, options, macs)
     if sees_rows(model, specs) and specs[0].channel_axis is not None:
-        batches = _batches(specs, {specs[0].name: varied_images(model, specs[0].name, count, options)})
+        batches = _batches(specs, {specs[0].name: varied_images(model, specs[0].name, count, options, runtime)})
         folds = _alternating(batches)
     else:
         halves = [(count + fold) // FOLDS for fold in range(FOLDS)]

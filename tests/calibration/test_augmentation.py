@@ -10,7 +10,7 @@ from lbyl_onnx.calibration import augmentation, samples
 from lbyl_onnx.calibration.synthetic import synthetic_inputs
 from lbyl_onnx.model.reading import load
 from lbyl_onnx.model.session import open_session, run_batches
-from lbyl_onnx.options import SampleOptions
+from lbyl_onnx.options import RunOptions, SampleOptions
 
 
 def perceptron(classes=4, side=6, batch="N"):
@@ -20,9 +20,9 @@ def perceptron(classes=4, side=6, batch="N"):
     return load(graph.model(graph.gemm(hidden, 16, classes)))
 
 
-def calibrate(model, source="auto", **options):
+def calibrate(model, source="auto", runtime=None, **options):
     """Samples with these `SampleOptions`."""
-    return samples.calibrate(model, source, SampleOptions(**options))
+    return samples.calibrate(model, source, SampleOptions(**options), runtime=runtime or RunOptions())
 
 
 def images_of(calibration, fold=None):
@@ -66,6 +66,21 @@ def test_synthetic_images_are_spread_over_the_classes():
     count = np.bincount(scores.argmax(1)[augmentation.evenly_classed(scores, 64)], minlength=4)
     plain = np.bincount(scores[:64].argmax(1), minlength=4)
     assert count.std() < plain.std()
+
+
+def test_a_model_with_operators_of_a_library_chooses_too():
+    """As the same model without them does: the second output of NegPos is that of Relu."""
+    library = pytest.importorskip("onnxruntime_extensions").get_library_path()
+    proto = perceptron().to_proto()
+    (relu,) = (node for node in proto.graph.node if node.op_type == "Relu")
+    relu.op_type, relu.domain, relu.output[:] = "NegPos", "ai.onnx.contrib", ["negative", *relu.output]
+    proto.opset_import.add(domain="ai.onnx.contrib", version=1)
+    found, blind = (
+        images_of(calibrate(load(proto), runtime=RunOptions(custom_ops_library=each), samples=16))
+        for each in (library, None)
+    )
+    np.testing.assert_array_equal(found, images_of(calibrate(perceptron(), samples=16)))
+    assert not np.array_equal(found, blind)
 
 
 def test_outputs_that_are_no_classes_do_not_choose():
