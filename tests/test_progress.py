@@ -18,7 +18,7 @@ from lbyl_onnx.compression import compress
 from lbyl_onnx.errors import LbylError, MeasurementFailed
 from lbyl_onnx.evaluation import latency
 from lbyl_onnx.progress import EARLY, SHARES, Progress, Telling, untold
-from lbyl_onnx.selection.elimination import _Measuring
+from lbyl_onnx.selection.consumer_moments import Measuring
 
 STAGES = list(SHARES)
 
@@ -136,7 +136,7 @@ def test_layers_are_named_in_their_order():
 
 def test_shares_never_go_back_where_something_stands_in(monkeypatch):
     """The criterion fails halfway, another one does its work."""
-    moments = _Measuring.moments
+    moments = Measuring.moments
     calls = []
 
     def failing(self, *arguments):
@@ -145,7 +145,7 @@ def test_shares_never_go_back_where_something_stands_in(monkeypatch):
             raise MeasurementFailed("no more")
         return moments(self, *arguments)
 
-    monkeypatch.setattr(_Measuring, "moments", failing)
+    monkeypatch.setattr(Measuring, "moments", failing)
     told = heard()
     assert len(calls) == 2 and in_order(told)[-1] == "validating"
     assert all(second.share >= first.share - 1e-12 for first, second in pairwise(told))

@@ -27,7 +27,7 @@ from ..channels.groups import Analysis, ChannelGroup
 from ..model.graph import GraphIndex
 from ..restoration.from_weights import mixing_of, no_consumer
 from ..restoration.methods import RESTORATIONS, Restored, RestoreTask
-from ..selection.elimination import MAX_ROWS, consumer_input
+from ..selection.consumer_moments import MAX_ROWS, consumer_input
 from ..selection.plan import Choice, Plan
 from .records import LayerErrors
 

@@ -10,21 +10,13 @@ that is predicted is the one that a fit to the other folds leaves on each.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from scipy import linalg
 
-from ..calibration.samples import Calibration
-from ..calibration.staged_run import CalibratedRun
-from ..calibration.statistics import sums
-from ..channels.features import by_channel
-from ..channels.groups import WeightAxis
-from ..channels.pooling import before_pooling
-from ..model.graph import GraphIndex
-from ..model.weight_layer import weight_layer
+from .consumer_moments import ConsumerMoments, Measuring
 from .criteria import Ranking, RankingTask, criterion
 
 SINGLE_PRECISION_UNITS = 256
@@ -47,11 +39,6 @@ FIT_RIDGES = (1e-2, 1e-1, 1.0, 10.0)
 """Of these, the fits that errors are predicted for have the best."""
 PREDICTED = 2
 """For so many numbers of removed units is the error predicted, for others by interpolation."""
-MAX_ROWS, ROW_ELEMENTS = 16384, 2**22
-"""Rows that moments rest on at most, or as many as hold so many elements, whichever is more."""
-ROWS_PER_UNIT = 4
-"""Rows that moments of a pooled input should rest on, for each unit."""
-ORIGIN_ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -67,55 +54,6 @@ class Elimination:
         importance = np.full(units, np.inf)
         importance[self.order] = np.arange(len(self.order))
         return Ranking(importance, self.error)
-
-
-class ConsumerMoments:
-    """Second moments of one consumer's input over the units of a group, float64 (units, units), of each fold and of
-    all, and the energy of its weights over them; built batch by batch."""
-
-    def __init__(
-        self, consumer: WeightAxis, units: int, weight: np.ndarray, folds: int = 1, rows_are_samples: bool = False
-    ) -> None:
-        self.rows_are_samples = rows_are_samples
-        self._features = consumer.features_of(units)
-        columns = np.moveaxis(weight, consumer.axis, -1).reshape(-1, weight.shape[consumer.axis])
-        rows = by_channel(columns, self._features).astype(np.float32, copy=False)
-        self.energy = (rows.T @ rows).astype(np.float64)
-        self._sum = np.zeros((folds, units))
-        self._gram = np.zeros((folds, units, units))
-        self._rows = np.zeros(folds, np.int64)
-        self._origin: np.ndarray | None = None
-
-    def add(self, rows: np.ndarray, fold: int = 0) -> None:
-        """Rows (positions, channels) of the consumer's input."""
-        values = by_channel(rows, self._features).astype(np.float32, copy=False)
-        if self._origin is None:
-            self._origin = values[:ORIGIN_ROWS].mean(axis=0)
-        values = values - self._origin
-        self._sum[fold] += sums(values)
-        self._gram[fold] += values.T @ values
-        self._rows[fold] += len(values)
-
-    @property
-    def finite(self) -> bool:
-        """Whether there were values, and all of them finite."""
-        return bool(self._rows.any() and np.isfinite(self._gram).all())
-
-    @property
-    def folds(self) -> np.ndarray:
-        """The folds that have rows."""
-        return np.flatnonzero(self._rows)
-
-    @property
-    def covariance(self) -> np.ndarray:
-        """Covariance of the units' activations."""
-        return self.covariance_of(self.folds)
-
-    def covariance_of(self, folds: np.ndarray) -> np.ndarray:
-        """The same of some folds."""
-        rows = self._rows[folds].sum()
-        mean = self._sum[folds].sum(axis=0) / rows
-        return self._gram[folds].sum(axis=0) / rows - np.outer(mean, mean)
 
 
 def eliminate(moments: list[ConsumerMoments], free: np.ndarray, count: int, guard: Guard = MADE_UP) -> Elimination:
@@ -240,7 +178,7 @@ def rank_by_elimination(task: RankingTask) -> dict[int, Ranking]:
     assert task.calibration is not None
     groups = task.groups
     guard = MADE_UP if task.calibration.synthetic else GIVEN
-    measuring = _Measuring(task, task.calibration)
+    measuring = Measuring(task, task.calibration)
     visits = [(consumer, number) for number, group in groups.items() for consumer in group.consumers]
     visits.sort(key=lambda visit: measuring.when(visit[0]))
     last = {number: index for index, (_, number) in enumerate(visits)}
@@ -259,59 +197,3 @@ def rank_by_elimination(task: RankingTask) -> dict[int, Ranking]:
     finally:
         measuring.run.close()
     return rankings
-
-
-def consumer_input(graph: GraphIndex, consumer: WeightAxis) -> tuple[str, int] | None:
-    """The activation that a consumer multiplies with its weight, and the axis that it sums over; None where it is no
-    WeightLayer."""
-    layer = weight_layer(graph, graph.nodes[consumer.node])
-    return (layer.data, layer.data_axis) if layer is not None and layer.weight_slot == consumer.slot else None
-
-
-class _Measuring:
-    """One run of the original, in which the consumers' inputs are measured one after the other."""
-
-    def __init__(self, task: RankingTask, calibration: Calibration) -> None:
-        front = calibration.front
-        self._analysis = task.analysis
-        self._index = GraphIndex(task.analysis.model)
-        self._calibration, self._front = calibration, front.elements
-        self._rng = np.random.default_rng(task.options.seed)
-        self.run = CalibratedRun(task.analysis.model, calibration, task.runtime, len(front.batches)).run
-
-    def _place(self, consumer: WeightAxis) -> tuple[str, int] | None:
-        """Where a consumer's input is measured: in front of a global pooling where that gives too few rows."""
-        place = consumer_input(self._index, consumer)
-        if place is None or self._analysis.rows(*place, self._calibration.elements) >= ROWS_PER_UNIT * len(
-            consumer.units
-        ):
-            return place
-        return before_pooling(self._analysis, self._index, *place) or place
-
-    def when(self, consumer: WeightAxis) -> int:
-        """The number of the node behind which a consumer's input is measured."""
-        place = self._place(consumer)
-        return -1 if place is None else self._index.numbers.get(place[0], -1)
-
-    def moments(self, consumer: WeightAxis, units: int) -> ConsumerMoments | None:
-        """Moments of a consumer's input; None where it is no weight layer, its weight is not its own or takes the units
-        unevenly, and where the input is not finite."""
-        place = self._place(consumer)
-        own = consumer.weight is not None and consumer.weight.exclusive
-        if place is None or not own or consumer.groups > 1 or not consumer.takes_evenly(units):
-            return None
-        assert consumer.weight is not None
-        name, axis = place
-        self.run.reach(name, lagging=self._analysis.rows(name, axis, self._front) >= MAX_ROWS)
-        weight = consumer.weight.read(self._analysis.model)
-        shape = self._analysis.probe.tensors[name].shape
-        single = math.prod(shape) == shape[axis] * self._analysis.probe.samples
-        moments = ConsumerMoments(consumer, units, weight, self._calibration.fold_count, single)
-        limit = max(MAX_ROWS, ROW_ELEMENTS // len(consumer.units)) // self.run.level + 1
-        for fold, value in zip(self._calibration.folds, self.run.values(name), strict=False):
-            if value.size == 0:
-                continue
-            rows = np.moveaxis(value, axis, -1).reshape(-1, value.shape[axis])
-            chosen = rows if len(rows) <= limit else rows[self._rng.choice(len(rows), limit, replace=False)]
-            moments.add(chosen, fold)
-        return moments if moments.finite else None

@@ -14,17 +14,10 @@ from lbyl_onnx.model.graph import Constant, GraphIndex
 from lbyl_onnx.model.reading import load
 from lbyl_onnx.model.session import open_session, run
 from lbyl_onnx.options import PruneOptions, RunOptions
-from lbyl_onnx.selection import CRITERIA, elimination
+from lbyl_onnx.selection import CRITERIA, consumer_moments, elimination
+from lbyl_onnx.selection.consumer_moments import ConsumerMoments, consumer_input
 from lbyl_onnx.selection.criteria import RankingTask
-from lbyl_onnx.selection.elimination import (
-    GIVEN,
-    MADE_UP,
-    TRUSTING,
-    ConsumerMoments,
-    Elimination,
-    consumer_input,
-    eliminate,
-)
+from lbyl_onnx.selection.elimination import GIVEN, MADE_UP, TRUSTING, Elimination, eliminate
 from lbyl_onnx.selection.plan import reasons_to_leave, units_kept
 
 
@@ -479,8 +472,8 @@ def test_synthetic_samples_are_ranked_under_their_own_statistics():
 
 
 def test_positions_are_sampled_by_the_seed(monkeypatch):
-    monkeypatch.setattr(elimination, "MAX_ROWS", 60)
-    monkeypatch.setattr(elimination, "ROW_ELEMENTS", 60)
+    monkeypatch.setattr(consumer_moments, "MAX_ROWS", 60)
+    monkeypatch.setattr(consumer_moments, "ROW_ELEMENTS", 60)
     graph = Builder()
     analysis = analysed(graph.model(graph.conv(producer_of(graph), 8, 4)))
     calibration = real(analysis.model, 8, 8)
