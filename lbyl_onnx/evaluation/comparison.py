@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
+from ..calibration.classes import is_classes, top1
 from ..calibration.user_samples import SampleSet, rows_of
 from ..errors import ModelError, UsageError, ValidationFailed
 from ..model.session import feed_batches, run
-from .class_scores import ClassScores, is_classes, top1
+from .class_scores import ClassScores
 from .latency import timed
 from .output_errors import OutputErrors, is_numeric
 

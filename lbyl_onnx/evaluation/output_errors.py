@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 import ml_dtypes
 import numpy as np
 
+from ..calibration.classes import is_classes
 from ..errors import ValidationFailed, counted
-from .class_scores import ClassScores, is_classes
+from .class_scores import ClassScores
 from .records import OutputComparison
 
 CHUNK = 2**20

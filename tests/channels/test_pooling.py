@@ -13,7 +13,7 @@ from lbyl_onnx.model.graph import GraphIndex
 from lbyl_onnx.model.reading import load
 from lbyl_onnx.model.session import open_session, run
 from lbyl_onnx.restoration import from_activations
-from lbyl_onnx.selection import elimination
+from lbyl_onnx.selection import consumer_moments, elimination
 
 SPACE = (6, 4)
 CHANNELS = 8
@@ -202,7 +202,7 @@ def test_what_is_measured_before_the_pooling_holds_better_on_other_samples(seed,
         return ((before - after) ** 2).sum() / ((before - before.mean(axis=0)) ** 2).sum()
 
     in_front = left()
-    for module in (elimination, from_activations):
+    for module in (consumer_moments, from_activations):
         monkeypatch.setattr(module, "before_pooling", lambda *_: None)
     assert in_front < 0.8 * left()
 
@@ -218,7 +218,7 @@ def test_both_the_choice_and_the_fit_look_in_front_where_rows_are_few(part, coun
         seen.append(place)
         return place
 
-    module = {"criterion": elimination, "restore": from_activations}[part]
+    module = {"criterion": consumer_moments, "restore": from_activations}[part]
     monkeypatch.setattr(module, "before_pooling", watched)
     other = {"criterion": {"restore": "none"}, "restore": {"criterion": "l2"}}[part]
     compress(network(0), 0.5, include="^last$", calibration={"x": images(count, 0)}, validation=False, **other)

@@ -7,15 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from lbyl_onnx.evaluation.class_scores import (
-    DEVIATIONS,
-    SMALLEST,
-    ClassScores,
-    are_probabilities,
-    is_classes,
-    probabilities,
-    top1,
-)
+from lbyl_onnx.calibration.classes import SMALLEST, are_probabilities, is_classes, probabilities, top1
+from lbyl_onnx.evaluation.class_scores import DEVIATIONS, ClassScores
 
 
 def compared(reference, found, *cuts, understates=1.0):
