@@ -64,6 +64,11 @@ class Calibration:
         """How many folds there are."""
         return max(self.folds) + 1
 
+    def only(self, fold: int) -> Calibration:
+        """The batches of one fold."""
+        chosen = [number for number, each in enumerate(self.folds) if each == fold]
+        return replace(self, batches=[self.batches[each] for each in chosen], folds=(0,) * len(chosen))
+
     @property
     def front(self) -> Calibration:
         """The first batches, which are enough wherever they give enough rows."""

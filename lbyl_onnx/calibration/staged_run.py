@@ -112,6 +112,30 @@ class StagedRun:
         for batch in self._values[: self.level]:
             self._store(batch, name, function(np.asarray(batch[name])))
 
+    def ahead(self) -> list[onnx.NodeProto]:
+        """The nodes that are still to run."""
+        return self._nodes[self._reached[0] :]
+
+    def rest(self, nodes: list[onnx.NodeProto], given: Batch, outputs: list[str]) -> Callable[[Batch], Iterator[Batch]]:
+        """A way to run `nodes` in place of those ahead, as often as wanted, which leaves this run where it is.
+
+        They read the values that are held, and tensors that they are `given`. Returns a function that takes values for
+        these, of the same types, and yields the values of `outputs`, batch by batch.
+        """
+        needed = {name for node in nodes for name in reads(node)} - {name for node in nodes for name in node.output}
+        held = [name for name in self._values[0] if name in needed]
+        model = self._stretch(nodes, self._values[0] | given, [*held, *given], outputs)
+        with _measuring():
+            session = open_session(model, self._options, arena=False)
+
+        def values(given: Batch) -> Iterator[Batch]:
+            for batch in self._values[: self.level]:
+                with _measuring():
+                    found = run(session, {name: _in_memory(batch[name]) for name in held} | given, outputs)
+                yield dict(zip(outputs, found, strict=True))
+
+        return values
+
     def close(self) -> None:
         """Forget all values and remove their files."""
         self._values = []

@@ -30,6 +30,7 @@ class ConsumerMoments:
     def __init__(
         self, consumer: WeightAxis, units: int, weight: np.ndarray, folds: int = 1, rows_are_samples: bool = False
     ) -> None:
+        self.consumer = consumer
         self.rows_are_samples = rows_are_samples
         self._features = consumer.features_of(units)
         columns = np.moveaxis(weight, consumer.axis, -1).reshape(-1, weight.shape[consumer.axis])
@@ -59,6 +60,13 @@ class ConsumerMoments:
     def folds(self) -> np.ndarray:
         """The folds that have rows."""
         return np.flatnonzero(self._rows)
+
+    @property
+    def mean(self) -> np.ndarray:
+        """Mean of the units' activations on the first fold, float64 (units,)."""
+        first = self.folds[0]
+        assert self._origin is not None
+        return self._sum[first] / self._rows[first] + self._origin
 
     @property
     def covariance(self) -> np.ndarray:

@@ -9,20 +9,40 @@ import numpy as np
 
 from ..calibration.samples import Calibration
 from ..channels.folding import FoldedReader, ProducerLayer
-from ..channels.groups import Analysis, ChannelGroup
+from ..channels.groups import Analysis, ChannelGroup, WeightAxis
 from ..errors import UsageError
 from ..options import PruneOptions, RunOptions
 from ..progress import Tell, untold
 
 
 @dataclass(frozen=True)
+class Reading:
+    """What one consumer reads of a group on the first fold of samples: `mean`, float64 (units,), and `covariance`,
+    float32 (units, units), of the units' activations."""
+
+    consumer: WeightAxis
+    mean: np.ndarray
+    covariance: np.ndarray
+
+
+@dataclass(frozen=True)
+class Trial:
+    """The same choice from the first fold of samples alone, so that the others can show what it does. `order`: int64
+    (units that may go,), those that go first; `readings`: of the consumers that were measured."""
+
+    order: np.ndarray
+    readings: tuple[Reading, ...]
+
+
+@dataclass(frozen=True)
 class Ranking:
     """One group's units in the order of a criterion. `importance`: float64 (units,), the least goes first. `errors`:
     float64 (units,) or shorter, what is expected to be lost once so many units are gone, relative to the variance of
-    the consumers' outputs (None: not predicted)."""
+    the consumers' outputs (None: not predicted). `trial`: None for a criterion that needs no samples."""
 
     importance: np.ndarray
     errors: np.ndarray | None = None
+    trial: Trial | None = None
 
     def predicted_error(self, removed: int) -> float | None:
         """The error once the first `removed` units are gone."""

@@ -17,7 +17,7 @@ import numpy as np
 from scipy import linalg
 
 from .consumer_moments import ConsumerMoments, Measuring
-from .criteria import Ranking, RankingTask, criterion
+from .criteria import Ranking, RankingTask, Reading, Trial, criterion
 
 SINGLE_PRECISION_UNITS = 256
 STEPS = 64
@@ -49,11 +49,11 @@ class Elimination:
     order: np.ndarray
     error: np.ndarray
 
-    def ranking(self, units: int) -> Ranking:
+    def ranking(self, units: int, trial: Trial | None = None) -> Ranking:
         """The same for all of `units` units: those that are not in the order are infinitely important."""
         importance = np.full(units, np.inf)
         importance[self.order] = np.arange(len(self.order))
-        return Ranking(importance, self.error)
+        return Ranking(importance, self.error, trial)
 
 
 def eliminate(moments: list[ConsumerMoments], free: np.ndarray, count: int, guard: Guard = MADE_UP) -> Elimination:
@@ -65,6 +65,15 @@ def eliminate(moments: list[ConsumerMoments], free: np.ndarray, count: int, guar
     everything = [each.covariance for each in moments]
     removed = _order(everything, moments, free, count, _guard(moments, free, count, guard))
     return Elimination(removed, predicted_errors(moments, removed))
+
+
+def tried(moments: list[ConsumerMoments], free: np.ndarray, count: int, guard: Guard) -> Trial:
+    """The same from the first fold alone."""
+    first = moments[0].folds[:1]
+    covariances = [each.covariance_of(first) for each in moments]
+    order = _order(covariances, moments, free, min(count, int(free.sum())), guard)
+    readings = zip(moments, covariances, strict=True)
+    return Trial(order, tuple(Reading(each.consumer, each.mean, found.astype(np.float32)) for each, found in readings))
 
 
 def _guard(moments: list[ConsumerMoments], free: np.ndarray, count: int, wary: Guard) -> Guard:
@@ -192,8 +201,9 @@ def rank_by_elimination(task: RankingTask) -> dict[int, Ranking]:
                 found[number].append(moments)
             if last[number] == index and (measured := found.pop(number)):
                 group = groups[number]
-                found_order = eliminate(measured, group.free, task.counts[number], guard)
-                rankings[number] = found_order.ranking(group.units)
+                count = task.counts[number]
+                trial = tried(measured, group.free, count, guard)
+                rankings[number] = eliminate(measured, group.free, count, guard).ranking(group.units, trial)
     finally:
         measuring.run.close()
     return rankings

@@ -1,0 +1,280 @@
+"""What leaves the outputs when one group loses units, measured on samples that neither chose nor fitted anything.
+
+For one group at a time, its first units to go are taken out of what its consumers read, and the consumers' weights are
+refitted in closed form: with K kept and R removed units, mean m and covariance A of their activations, W'_K = W_K +
+W_R A_RK (A_KK + r I)^-1, and the output moves by W_R (m_R - A_RK (A_KK + r I)^-1 m_K). Order, m and A come from the
+first fold of samples; the second one runs through what follows the group, and what its outputs are away from the
+original's is the group's sensitivity. A layer's own relative error would not do: it says nothing of what it does to the
+output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import helper
+from scipy import linalg
+
+from ..calibration.classes import are_probabilities, is_classes, probabilities
+from ..calibration.samples import Calibration
+from ..calibration.staged_run import Batch, CalibratedRun, StagedRun
+from ..channels.groups import Analysis, ChannelGroup, WeightAxis
+from ..errors import MeasurementFailed
+from ..model.graph import GraphIndex
+from ..model.model import Model
+from ..model.weight_layer import weight_layer
+from ..options import RunOptions
+from ..progress import Tell, untold
+from .criteria import Reading, Trial
+
+FIRST_SHARES = (0.25, 0.5)
+"""Shares of a group's units whose leaving is measured for every group."""
+LATER_SHARE, EARLIER_SHARE = 0.75, 0.125
+"""A third share: the larger where half of the units can be spared, the smaller where they cannot."""
+SPARED = 0.1
+"""Divergence below which they can."""
+RIDGE = 0.1
+"""Of the refits, relative to the mean variance."""
+JUDGED_ELEMENTS = 64 * 3 * 224 * 224
+"""Elements of input in the samples that are run, at most."""
+STEEPEST = 3.0
+"""The highest power that a curve begins with."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One group's sensitivity. `removed`: int64 (points,), units that went, ascending; `divergence`: float64 (points,),
+    what that did to the outputs: of classes the mean Kullback-Leibler divergence in nats, of others the error's share
+    of the energy; averaged over outputs, and not falling."""
+
+    removed: np.ndarray
+    divergence: np.ndarray
+
+    def at(self, removed: np.ndarray) -> np.ndarray:
+        """The divergence after any number of units, float64 of their shape: a power of the number up to the second
+        point, then straight in logarithms; beyond the last point infinite."""
+        points, values = self.removed.astype(np.float64), np.maximum(self.divergence, np.finfo(np.float64).tiny)
+        counts = np.asarray(removed, np.float64)
+        logs = np.log(np.maximum(counts, 1e-9))
+        power = 1.0
+        if len(points) > 1:
+            rise = np.log(values[1] / values[0]) / np.log(points[1] / points[0])
+            power = float(np.clip(rise, 1.0, STEEPEST))
+        early = values[0] * (counts / points[0]) ** power
+        late = np.exp(np.interp(logs, np.log(points), np.log(values)))
+        found = np.where(counts < points[0], early, late)
+        return np.where(counts > points[-1], np.inf, found)
+
+
+def sensitivities(
+    analysis: Analysis,
+    trials: Mapping[int, Trial],
+    calibration: Calibration,
+    options: RunOptions,
+    tell: Tell = untold,
+) -> dict[int, Curve]:
+    """The curves of all groups that have trials, by group number; without those whose loss cannot be measured.
+
+    Raises MeasurementFailed where onnxruntime refuses a run or no output tells anything.
+    """
+    measuring = _Measuring(analysis, calibration, options)
+    try:
+        found = {}
+        starts = {number: min(axis.node for axis in analysis.groups[number].consumers) for number in trials}
+        for index, number in enumerate(sorted(trials, key=starts.__getitem__)):
+            tell(analysis.groups[number].name, index / len(trials))
+            curve = measuring.curve(analysis.groups[number], trials[number])
+            if curve is not None:
+                found[number] = curve
+        return found
+    finally:
+        measuring.run.close()
+
+
+class _Measuring:
+    """The original on its way through the samples that judge, stopping in front of each group's consumers."""
+
+    def __init__(self, analysis: Analysis, calibration: Calibration, options: RunOptions) -> None:
+        self._analysis = analysis
+        self._index = GraphIndex(analysis.model)
+        judging = calibration.only(calibration.fold_count - 1).first(JUDGED_ELEMENTS)
+        model = _as_measured(analysis.model, calibration, options)
+        self.run = StagedRun(model, judging.batches, options)
+        outputs = [value.name for value in analysis.model.proto.graph.output]
+        whole = self.run.rest(self.run.ahead(), {}, outputs)
+        self._samples = [len(next(iter(batch.values()))) for batch in judging.batches]
+        self._wanted = [_scores(values, samples) for values, samples in zip(whole({}), self._samples, strict=True)]
+        if not any(self._wanted):
+            raise MeasurementFailed("no output is a tensor of floating-point numbers")
+
+    def curve(self, group: ChannelGroup, trial: Trial) -> Curve | None:
+        """The curve of one group; None where no output follows it."""
+        first = min(axis.node for axis in group.consumers)
+        self.run.approach(self._index.nodes[first].output[0])
+        cut = _CutGroup(self._analysis, self._index, group, trial)
+        nodes = cut.rewired(self.run.ahead())
+        made = {name for node in nodes for name in node.output}
+        outputs = [name for name in self._wanted[0] if name in made]
+        if not outputs:
+            return None
+        rest = self.run.rest(nodes, cut.given(0), outputs)
+        found: dict[int, float] = {}
+
+        def measure(share: float) -> float:
+            count = min(max(1, round(share * group.units)), len(trial.order))
+            if count not in found:
+                found[count] = self._divergence(rest(cut.given(count)), outputs)
+            return found[count]
+
+        half = [measure(share) for share in FIRST_SHARES][-1]
+        measure(LATER_SHARE if half < SPARED else EARLIER_SHARE)
+        counts = np.array(sorted(found), np.int64)
+        return Curve(counts, np.maximum.accumulate([found[count] for count in counts.tolist()]))
+
+    def _divergence(self, values: Iterator[Batch], outputs: list[str]) -> float:
+        """How far the outputs are from the original's, on average over those that follow."""
+        lost = dict.fromkeys(outputs, 0.0)
+        whole = dict.fromkeys(outputs, 0.0)
+        for wanted, found, samples in zip(self._wanted, values, self._samples, strict=True):
+            for name in outputs:
+                loss, size = _divergence(wanted[name], found[name], samples)
+                lost[name] += loss
+                whole[name] += size
+        shares = [lost[name] / whole[name] for name in outputs if whole[name] > 0]
+        return float(np.nan_to_num(np.mean(shares), nan=np.inf)) if shares else 0.0
+
+
+class _CutGroup:
+    """One group's consumers with weights that do without its first units to go."""
+
+    def __init__(self, analysis: Analysis, index: GraphIndex, group: ChannelGroup, trial: Trial) -> None:
+        self._order = trial.order
+        self._units = group.units
+        readings = {(each.consumer.node, each.consumer.slot): each for each in trial.readings}
+        names = analysis.model.free_names(
+            [f"{kind}_{axis.node}_{axis.slot}" for axis in group.consumers for kind in ("weight", "shift", "plain")]
+        )
+        self._consumers = [
+            _Consumer(analysis, index, axis, readings.get((axis.node, axis.slot)), *names[3 * number : 3 * number + 3])
+            for number, axis in enumerate(group.consumers)
+            if axis.weight is not None
+        ]
+
+    def rewired(self, nodes: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
+        """Copies of `nodes` in which the consumers take the weights and shifts that are given to them."""
+        found = []
+        for node in nodes:
+            own = [each for each in self._consumers if each.output == node.output[0]]
+            found += own[0].rewired(node) if own else [node]
+        return found
+
+    def given(self, count: int) -> Batch:
+        """Weights and shifts by name once the first `count` units are gone."""
+        removed = np.sort(self._order[:count])
+        kept = np.setdiff1d(np.arange(self._units), removed)
+        return {name: value for each in self._consumers for name, value in each.given(kept, removed).items()}
+
+
+class _Consumer:
+    """One consumer, whose weight and shift are inputs."""
+
+    def __init__(
+        self,
+        analysis: Analysis,
+        index: GraphIndex,
+        axis: WeightAxis,
+        reading: Reading | None,
+        weight: str,
+        shift: str,
+        plain: str,
+    ) -> None:
+        assert axis.weight is not None
+        node = index.nodes[axis.node]
+        self.output = node.output[0]
+        self._axis, self._reading = axis, reading
+        self._names = weight, shift, plain
+        self._weight = axis.weight.read(analysis.model)
+        self._layer = weight_layer(index, node) if reading is not None else None
+        self._rank = len(analysis.probe.tensors[self.output].shape)
+
+    def rewired(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+        """The node with its weight given, and where it was measured an Add of the shift behind it."""
+        weight, shift, plain = self._names
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node)
+        copy.input[self._axis.slot] = weight
+        if self._reading is None:
+            return [copy]
+        copy.output[0] = plain
+        return [copy, helper.make_node("Add", [plain, shift], [self.output])]
+
+    def given(self, kept: np.ndarray, removed: np.ndarray) -> Batch:
+        """Its weight and shift without the units `removed`."""
+        weight, shift, _ = self._names
+        if self._reading is None:
+            value = np.moveaxis(self._weight.copy(), self._axis.axis, 0)
+            value[np.isin(self._axis.units, removed)] = 0
+            return {weight: np.ascontiguousarray(np.moveaxis(value, 0, self._axis.axis))}
+        assert self._layer is not None
+        reading, features = self._reading, self._axis.features_of(len(kept) + len(removed))
+        mixing, offset = stand_in(reading.covariance, reading.mean, kept, removed)
+        value = np.moveaxis(self._weight.astype(np.float64), self._axis.axis, 0)
+        lost = value[features[removed]]
+        missing = np.moveaxis(np.tensordot(offset, lost, axes=(0, 0)), 0, self._axis.axis)
+        value[features[kept]] += np.tensordot(mixing, lost, axes=(1, 0))
+        value[features[removed]] = 0
+        others = tuple(axis for axis in range(missing.ndim) if axis != self._layer.output_axis % missing.ndim)
+        along = [1] * self._rank
+        along[self._layer.channel_axis] = -1
+        moved = self._layer.alpha * missing.sum(axis=others).reshape(along)
+        restored = np.moveaxis(value, 0, self._axis.axis).astype(self._weight.dtype)
+        return {weight: np.ascontiguousarray(restored), shift: moved.astype(self._weight.dtype)}
+
+
+def stand_in(
+    covariance: np.ndarray, mean: np.ndarray, kept: np.ndarray, removed: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """How kept units stand in for removed ones: S, float64 (kept, removed), and what is then missing of the latter's
+    mean, float64 (removed,)."""
+    system = covariance[np.ix_(kept, kept)]
+    scale = np.trace(covariance) / len(covariance) or 1.0
+    np.einsum("ii->i", system)[:] += RIDGE * scale
+    mixing = linalg.solve(system, covariance[np.ix_(kept, removed)], assume_a="pos").astype(np.float64)
+    return mixing, mean[removed] - mean[kept] @ mixing
+
+
+def _as_measured(model: Model, calibration: Calibration, options: RunOptions) -> Model:
+    """The model as activations were measured: on made-up samples BatchNormalization uses their statistics."""
+    run = CalibratedRun(model, calibration, options)
+    try:
+        if run.normalised:
+            run.run.finish()
+        return run.model
+    finally:
+        run.run.close()
+
+
+def _scores(values: Batch, samples: int) -> Batch:
+    """What is compared of each output: float64 class probabilities, or the values of floating-point tensors."""
+    return {
+        name: value
+        for name, value in values.items()
+        if isinstance(value, np.ndarray) and value.dtype.kind not in "biuOUS"
+    }
+
+
+def _divergence(wanted: np.ndarray, found: np.ndarray, samples: int) -> tuple[float, float]:
+    """The sum of what is lost of an output on some samples, and what to divide it by: their number for classes, the
+    energy for others; (0, 0) where they have other sizes."""
+    if found.shape != wanted.shape:
+        return 0.0, 0.0
+    if is_classes(wanted, samples):
+        softmax = not are_probabilities(wanted)
+        before, after = probabilities(wanted, softmax), probabilities(found, softmax)
+        return float((before * np.log(before / after)).sum()), float(samples)
+    before, after = wanted.astype(np.float64), found.astype(np.float64)
+    finite = np.isfinite(before)
+    return float(np.square(after - before)[finite].sum()), float(np.square(before)[finite].sum())
