@@ -18,8 +18,12 @@ from .groups import Analysis
 from .macs import mac_factors
 
 
+Term = tuple[list[tuple[str, int]], float]
+"""A product: axes, each a tensor or constant and the axis' number, and a constant."""
+
+
 @dataclass(frozen=True)
-class _Products:
+class Products:
     """Sums of products: `constants`, float64 (products,), times the lengths of the axes in `axes`, int64 (products,
     most axes), of which the last axis of all stands for no axis."""
 
@@ -31,15 +35,17 @@ class _Products:
         return self.constants * lengths[..., self.axes].prod(axis=-1)
 
 
-class CostModel:
-    """Costs of the analysed model once each group has lost so many units.
+class ChannelAxes:
+    """The axes of the analysed model that carry channels of some group, and how long they are with fewer units.
 
-    All methods take `removed`, units that go, (..., groups), groups in the analysis' order, and return float64 (...,).
-    Exact where every unit of a group has as many entries on an axis, as it nearly always has.
+    Axes are numbered as `products` meets them; `lengths` knows those met so far. Tensors that have the same labels
+    share an axis.
     """
 
     def __init__(self, analysis: Analysis) -> None:
         self._analysis = analysis
+        self._shapes = {name: array.shape for name, array in analysis.model.weights.items()}
+        self._shapes |= {name: facts.shape for name, facts in analysis.probe.tensors.items()}
         self._group_of = np.full(analysis.classes.count, -1)
         for number, group in enumerate(analysis.groups):
             self._group_of[group.classes] = number
@@ -47,54 +53,30 @@ class CostModel:
         self._rows: list[np.ndarray] = []
         self._sizes: list[int] = []
         self._known: dict[int, int] = {}
-        shapes = {name: facts.shape for name, facts in analysis.probe.tensors.items()}
-        self._nodes = [mac_factors(node, shapes) for node in analysis.model.proto.graph.node]
-        self._macs = self._products([(factors, 1.0) for factors in self._nodes if factors], shapes)
-        weights = analysis.model.weights
-        for name, array in weights.items():
-            shapes.setdefault(name, array.shape)
-        parameters = GraphIndex(analysis.model).parameters()
-        self._parameters = self._products([(self._axes_of(name), 1.0) for name in parameters], shapes)
-        stored = [(self._axes_of(name), float(array.itemsize)) for name, array in weights.items() if array.ndim]
-        self._bytes = self._products(stored, shapes)
-        self._per_unit = np.array([*self._rows, np.zeros(len(self._units))]).reshape(-1, len(self._units))
-        self._lengths = np.array([*self._sizes, 1.0])
 
-    def macs(self, removed: np.ndarray) -> np.ndarray:
-        """Multiply-accumulates of one sample."""
-        return self._macs.each(self._left(removed)).sum(axis=-1) / self._analysis.probe.batch
+    def all_of(self, name: str) -> list[tuple[str, int]]:
+        """Every axis of a tensor or constant."""
+        return [(name, axis) for axis in range(len(self._shapes[name]))]
 
-    def parameters(self, removed: np.ndarray) -> np.ndarray:
-        """Elements of all trained constants."""
-        return self._parameters.each(self._left(removed)).sum(axis=-1)
-
-    def bytes(self, removed: np.ndarray) -> np.ndarray:
-        """Size once written, to within the framing of tensors."""
-        whole = self._bytes.each(self._lengths).sum()
-        return self._analysis.model.bytes - whole + self._bytes.each(self._left(removed)).sum(axis=-1)
-
-    def _left(self, removed: np.ndarray) -> np.ndarray:
-        """Lengths of all axes."""
-        return self._lengths - np.asarray(removed, np.float64) @ self._per_unit.T
-
-    def _axes_of(self, name: str) -> list[tuple[str, int]]:
-        return [(name, axis) for axis in range(self._analysis.model.weights[name].ndim)]
-
-    def _products(
-        self, terms: list[tuple[list[tuple[str, int]], float]], shapes: dict[str, tuple[int, ...]]
-    ) -> _Products:
+    def products(self, terms: list[Term]) -> Products:
+        """The terms, one product each, in which axes that carry no channels are part of the constant."""
         constants, axes = [], []
         for factors, constant in terms:
-            own = [(axis, number) for axis in factors if (number := self._axis(*axis)) is not None]
-            fixed = [axis for axis in factors if axis not in dict(own)]
-            constants.append(constant * math.prod(shapes[name][axis] for name, axis in fixed))
-            axes.append([number for _, number in own])
+            numbers = [self._number(*axis) for axis in factors]
+            fixed = [axis for axis, number in zip(factors, numbers, strict=True) if number is None]
+            constants.append(constant * math.prod(self._shapes[name][axis] for name, axis in fixed))
+            axes.append([number for number in numbers if number is not None])
         most = max(map(len, axes), default=0)
         padded = [[*numbers, *[-1] * (most - len(numbers))] for numbers in axes]
-        return _Products(np.array(constants, np.float64), np.array(padded, np.int64).reshape(len(axes), most))
+        return Products(np.array(constants, np.float64), np.array(padded, np.int64).reshape(len(axes), most))
 
-    def _axis(self, name: str, axis: int) -> int | None:
-        """The number of an axis that carries channels of some group; None where it carries none."""
+    def lengths(self, removed: np.ndarray) -> np.ndarray:
+        """Lengths of all axes and a last one of 1, float64 (..., axes + 1), once each group has lost `removed` units,
+        (..., groups)."""
+        per_unit = np.array([*self._rows, np.zeros(len(self._units))]).reshape(-1, len(self._units))
+        return np.array([*self._sizes, 1.0]) - np.asarray(removed, np.float64) @ per_unit.T
+
+    def _number(self, name: str, axis: int) -> int | None:
         labels = (self._analysis.labelling.axes.get(name) or {axis: None})[axis]
         if labels is None:
             return None
@@ -105,3 +87,35 @@ class CostModel:
             self._rows.append(counts / self._units)
             self._sizes.append(len(labels))
         return self._known[id(labels)]
+
+
+class CostModel:
+    """Costs of the analysed model once each group has lost so many units.
+
+    All methods take `removed`, units that go, (..., groups), groups in the analysis' order, and return float64 (...,).
+    Exact where every unit of a group has as many entries on an axis, as it nearly always has.
+    """
+
+    def __init__(self, analysis: Analysis) -> None:
+        self._analysis = analysis
+        self._axes = ChannelAxes(analysis)
+        shapes = {name: facts.shape for name, facts in analysis.probe.tensors.items()}
+        macs = [mac_factors(node, shapes) for node in analysis.model.proto.graph.node]
+        self._macs = self._axes.products([(factors, 1.0) for factors in macs if factors])
+        parameters = GraphIndex(analysis.model).parameters()
+        self._parameters = self._axes.products([(self._axes.all_of(name), 1.0) for name in parameters])
+        stored = {name: float(array.itemsize) for name, array in analysis.model.weights.items() if array.ndim}
+        self._bytes = self._axes.products([(self._axes.all_of(name), size) for name, size in stored.items()])
+
+    def macs(self, removed: np.ndarray) -> np.ndarray:
+        """Multiply-accumulates of one sample."""
+        return self._macs.each(self._axes.lengths(removed)).sum(axis=-1) / self._analysis.probe.batch
+
+    def parameters(self, removed: np.ndarray) -> np.ndarray:
+        """Elements of all trained constants."""
+        return self._parameters.each(self._axes.lengths(removed)).sum(axis=-1)
+
+    def bytes(self, removed: np.ndarray) -> np.ndarray:
+        """Size once written, to within the framing of tensors."""
+        whole = self._bytes.each(self._axes.lengths(np.zeros(len(self._analysis.groups)))).sum()
+        return self._analysis.model.bytes - whole + self._bytes.each(self._axes.lengths(removed)).sum(axis=-1)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import tempfile
 from dataclasses import replace
+from pathlib import Path
 
+import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper
 
@@ -68,3 +71,35 @@ def cuda_missing() -> str:
         f"provider cuda is missing from this onnxruntime {ort.__version__}; install onnxruntime-gpu in "
         "place of onnxruntime (README, section on GPUs), or use --provider cpu"
     )
+
+
+def block_of(options: RunOptions) -> int:
+    """How many channels the provider's convolution kernels work on at once: other numbers are padded to a multiple.
+
+    16 on processors with AVX-512, else 8 (onnxruntime's blocked layout NCHWc); 8 on GPUs (tensor cores, float16).
+    Raises UsageError where the provider cannot be had.
+    """
+    return 8 if resolve(options).provider == "cuda" else _cpu_block()
+
+
+@functools.cache
+def _cpu_block() -> int:
+    """The channels that onnxruntime pads a filter of one output channel to: only it knows which kernels it chose."""
+    value = helper.make_tensor_value_info
+    weight = helper.make_tensor("w", TensorProto.FLOAT, [1, 1, 1, 1], [1.0])
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["x", "w"], ["y"])],
+        "probe",
+        [value("x", TensorProto.FLOAT, [1, 1, 4, 4])],
+        [value("y", TensorProto.FLOAT, [1, 1, 4, 4])],
+        [weight],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    options = ort.SessionOptions()
+    options.log_severity_level = FATAL_ONLY
+    with tempfile.TemporaryDirectory(prefix="lbyl-onnx-") as folder:
+        options.optimized_model_filepath = str(Path(folder) / "optimised.onnx")
+        ort.InferenceSession(model.SerializeToString(), options, providers=PROVIDERS["cpu"])
+        optimised = onnx.load(options.optimized_model_filepath)
+    padded = [tensor.dims[0] for tensor in optimised.graph.initializer if len(tensor.dims) == 4]
+    return max(int(padded[0]), 8) if padded else 8

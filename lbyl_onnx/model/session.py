@@ -41,6 +41,7 @@ def open_session(
     options: RunOptions = DEFAULTS,
     optimise: bool = True,
     arena: bool = True,
+    profile: Path | None = None,
 ) -> ort.InferenceSession:
     """An onnxruntime session of `model`.
 
@@ -48,12 +49,15 @@ def open_session(
     and memory-mapped external data open; the only copy is onnxruntime's own. `optimise=False` switches graph
     optimisation off and runs Shape nodes as early as they can, so that what they measure need not be kept.
     `arena=False` takes the memory of each run from the process's heap, which a session of few runs uses better.
+    `profile`: the beginning of the name of a file that `end_profiling` of the session writes the kernels' times to.
     A model of a newer IR version than onnxruntime reads is opened as one of the newest that it does read.
     Raises ModelError with onnxruntime's reason where it refuses the model, UsageError where the provider or the library
     of custom operators cannot be had.
     """
     options = resolve(options)
     settings = _settings(options, optimise, arena)
+    if profile is not None:
+        settings.enable_profiling, settings.profile_file_prefix = True, str(profile)
     proto, large = _split_weights(model)
     values = {
         name: ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array, data_type)
