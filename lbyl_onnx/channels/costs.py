@@ -17,7 +17,6 @@ from ..model.graph import GraphIndex
 from .groups import Analysis
 from .macs import mac_factors
 
-
 Term = tuple[list[tuple[str, int]], float]
 """A product: axes, each a tensor or constant and the axis' number, and a constant."""
 
@@ -73,7 +72,7 @@ class ChannelAxes:
     def lengths(self, removed: np.ndarray) -> np.ndarray:
         """Lengths of all axes and a last one of 1, float64 (..., axes + 1), once each group has lost `removed` units,
         (..., groups)."""
-        per_unit = np.array([*self._rows, np.zeros(len(self._units))]).reshape(-1, len(self._units))
+        per_unit = np.array([*self._rows, np.zeros(len(self._units))])
         return np.array([*self._sizes, 1.0]) - np.asarray(removed, np.float64) @ per_unit.T
 
     def _number(self, name: str, axis: int) -> int | None:

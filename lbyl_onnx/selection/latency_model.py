@@ -14,7 +14,6 @@ whose axes are about as long, and divide as well, takes about as long in proport
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass
 
@@ -37,9 +36,9 @@ from ..options import RunOptions, SampleOptions
 SAMPLES = 24
 ALIGNMENT = 4
 """Channels come in multiples of this in onnxruntime's blocked layout."""
-MACS_PER_ELEMENT, MACS_PER_REGION = 32.0, 1e5
+MACS_PER_ELEMENT, MACS_PER_REGION = 32.0, 3e5
 """Work of an element that is read or written, and of running anything at all, in multiply-accumulates."""
-UNLIKE, NARROW = 1.0, 0.15
+UNLIKE, NARROW = 1.0, 0.2
 """Distance of two axes of which one divides better, against one for each doubling; and how fast weights fall off."""
 _MADE_UP = re.compile(r"^fused |(_nchwc)?(_token_\d+)?$")
 
@@ -73,8 +72,9 @@ class LatencyModel:
         lengths = self._axes.lengths(removed)
         work, alike = self._work(lengths), self._described(lengths)
         total = np.full(lengths.shape[:-1], self._rest)
-        for region, axes in enumerate(self._regions.axes):
-            doublings, divides = (each[..., None, axes] - known[:, axes] for each, known in zip(alike, self._alike))
+        for region, axes in self._moving.items():
+            pairs = zip(alike, self._alike, strict=True)
+            doublings, divides = (each[..., None, axes] - known[:, axes] for each, known in pairs)
             distance = np.abs(doublings).sum(-1) + UNLIKE * (divides != 0).sum(-1)
             weights = np.exp((distance.min(-1, keepdims=True) - distance) / NARROW)
             scaled = weights @ (self._times[:, region] / self._known_work[:, region])
@@ -86,7 +86,8 @@ class LatencyModel:
         model, index = analysis.model, GraphIndex(analysis.model)
         feed = _feed(analysis)
         whole = open_session(model, options)
-        known, found = [], []
+        known: list[np.ndarray] = []
+        found: list[Profile] = []
         for counts in removed:
             try:
                 found.append(profile(_named(_cut(analysis, counts)), whole, feed, options))
@@ -100,7 +101,9 @@ class LatencyModel:
         times *= reference / np.array([each.reference for each in found])[:, None]
         lengths = self._axes.lengths(np.array(known))
         self._known_work, self._alike = self._work(lengths), self._described(lengths)
-        self._times, self._rest = times[:, :-1], float(np.median(times[:, -1]))
+        self._moving = {region: axes for region, axes in enumerate(self._regions.axes) if len(axes)}
+        fixed = np.setdiff1d(np.arange(times.shape[1]), list(self._moving))
+        self._times, self._rest = times, float(times[:, fixed].mean(axis=0).sum())
         self._scale = 1.0
         self._scale = reference / float(self.milliseconds(removed[0]))
 
@@ -155,7 +158,8 @@ def _samples(analysis: Analysis, movable: np.ndarray, block: int, rng: np.random
     removed = [np.zeros(len(units), np.int64)]
     for number in range(SAMPLES):
         shares = np.full(len(units), rng.uniform(0.1, 0.8)) if number % 2 else rng.uniform(0, 0.8, len(units))
-        multiples = rng.choice([block, block // 2, 1], len(units)) if number % 4 == 3 else [block, block // 2, 1][number % 3]
+        choices = (block, block // 2, 1)
+        multiples = rng.choice(choices, len(units)) if number % 4 == 3 else choices[number % 3]
         left = np.ceil(units * (1 - shares) / multiples) * multiples
         removed.append(np.clip(units - left, 0, most).astype(np.int64))
     return np.array(removed)
