@@ -40,7 +40,7 @@ MACS_PER_ELEMENT, MACS_PER_REGION = 32.0, 3e5
 """Work of an element that is read or written, and of running anything at all, in multiply-accumulates."""
 UNLIKE, NARROW = 1.0, 0.2
 """Distance of two axes of which one divides better, against one for each doubling; and how fast weights fall off."""
-_MADE_UP = re.compile(r"^fused |(_nchwc)?(_token_\d+)?$")
+_MADE_UP = re.compile(r"^(fused |InsertedPrecisionFreeCast_)|(_nchwc)?(_token_\d+)?$")
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,7 @@ class LatencyModel:
         reference = float(np.median([each.reference for each in found]))
         times = np.array([_times(each, index, self._regions) for each in found])
         times *= reference / np.array([each.reference for each in found])[:, None]
+        times[0] *= reference / times[0].sum()  # one and the same model
         lengths = self._axes.lengths(np.array(known))
         self._known_work, self._alike = self._work(lengths), self._described(lengths)
         self._moving = {region: axes for region, axes in enumerate(self._regions.axes) if len(axes)}
