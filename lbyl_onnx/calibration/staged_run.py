@@ -107,6 +107,10 @@ class StagedRun:
         for batch in self._values[: batches or self.level]:
             yield np.asarray(batch[name] if name in batch else self.model.weights[name])
 
+    def batches(self, name: str, numbers: list[int]) -> list[np.ndarray]:
+        """The values of tensor `name` in some batches, where these are level with the first."""
+        return [value for number, value in enumerate(self.values(name)) if number in numbers]
+
     def update(self, name: str, function: Callable[[np.ndarray], np.ndarray]) -> None:
         """Replace the value of tensor `name` in every batch that is level with the first."""
         for batch in self._values[: self.level]:

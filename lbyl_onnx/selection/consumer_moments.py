@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from ..calibration.im2col import sample_rows
 from ..calibration.samples import Calibration
 from ..calibration.staged_run import CalibratedRun
 from ..calibration.statistics import sums
@@ -14,13 +15,17 @@ from ..channels.groups import WeightAxis
 from ..channels.pooling import before_pooling
 from ..model.graph import GraphIndex
 from ..model.weight_layer import weight_layer
-from .criteria import RankingTask
+from .criteria import RankingTask, Reading
 
 MAX_ROWS, ROW_ELEMENTS = 16384, 2**22
 """Rows that moments rest on at most, or as many as hold so many elements, whichever is more."""
 ROWS_PER_UNIT = 4
 """Rows that moments of a pooled input should rest on, for each unit."""
 ORIGIN_ROWS = 256
+WHOLE_INPUTS = 2304
+"""Longest row whose inputs are all measured against one another; of longer ones, only the group's units."""
+WHOLE_ROWS, WHOLE_ROWS_PER_INPUT = 4096, 3
+"""Rows that this rests on: the larger of WHOLE_ROWS and WHOLE_ROWS_PER_INPUT for each input."""
 
 
 class ConsumerMoments:
@@ -67,6 +72,11 @@ class ConsumerMoments:
         first = self.folds[0]
         assert self._origin is not None
         return self._sum[first] / self._rows[first] + self._origin
+
+    @property
+    def reading(self) -> Reading:
+        """The moments of the first fold."""
+        return Reading(self.consumer, self.mean, self.covariance_of(self.folds[:1]).astype(np.float32), whole=False)
 
     @property
     def covariance(self) -> np.ndarray:
@@ -134,3 +144,31 @@ class Measuring:
             chosen = rows if len(rows) <= limit else rows[self._rng.choice(len(rows), limit, replace=False)]
             moments.add(chosen, fold)
         return moments if moments.finite else None
+
+    def reading(self, consumer: WeightAxis, moments: ConsumerMoments) -> Reading | None:
+        """What the consumer reads, of all inputs of its rows where these are few enough and were just measured at the
+        consumer itself; None where `matrix` does not describe the layer."""
+        layer = weight_layer(self._index, self._index.nodes[consumer.node])
+        place = self._place(consumer)
+        if layer is None or place is None or not layer.is_rows:
+            return None
+        weight = layer.weight.read(self._analysis.model)
+        inputs = layer.inputs(weight)
+        if place[0] != layer.data or inputs > WHOLE_INPUTS:
+            return moments.reading
+        space = self._analysis.probe.tensors[layer.name].shape[2:] if layer.is_convolution else ()
+        wanted = max(WHOLE_ROWS, WHOLE_ROWS_PER_INPUT * inputs)
+        total, gram, count = np.zeros(inputs), np.zeros((inputs, inputs), np.float32), 0
+        origin: np.ndarray | None = None
+        first = [number for number, fold in enumerate(self._calibration.folds) if fold == moments.folds[0]]
+        for value in self.run.batches(layer.data, first):
+            positions = len(value) * math.prod(space) if layer.is_convolution else value.size // value.shape[-1]
+            share = min(positions, wanted // len(first) + 1)
+            chosen = self._rng.choice(positions, share, replace=False)
+            (rows,) = sample_rows(layer, value, weight.shape[2:], chosen, (len(value), 0, *space))
+            origin = rows[:ORIGIN_ROWS].mean(axis=0, dtype=np.float32) if origin is None else origin
+            rows = rows.astype(np.float32, copy=False) - origin
+            total, gram, count = total + sums(rows), gram + rows.T @ rows, count + len(rows)
+        mean = total / max(count, 1)
+        covariance = gram / np.float32(max(count, 1)) - np.outer(mean, mean).astype(np.float32)
+        return Reading(consumer, mean + origin, covariance, whole=True)

@@ -17,12 +17,13 @@ from ..progress import Tell, untold
 
 @dataclass(frozen=True)
 class Reading:
-    """What one consumer reads of a group on the first fold of samples: `mean`, float64 (units,), and `covariance`,
-    float32 (units, units), of the units' activations."""
+    """What one consumer reads on the first fold of samples: `mean`, float64 (inputs,), and `covariance`, float32
+    (inputs, inputs), of all inputs of its rows, or (`whole` is False) of the units of the group."""
 
     consumer: WeightAxis
     mean: np.ndarray
     covariance: np.ndarray
+    whole: bool
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ class Ranking:
 @dataclass(frozen=True)
 class RankingTask:
     """What there is to rank. `groups`: those that may lose units, by number; `counts`: how many each is to lose;
-    `calibration`: samples, None for a criterion that needs none; `tell`: what hears of progress."""
+    `calibration`: samples, None for a criterion that needs none; `tell`: what hears of progress; `trying`: whether
+    trials are wanted."""
 
     analysis: Analysis
     groups: Mapping[int, ChannelGroup]
@@ -63,6 +65,7 @@ class RankingTask:
     runtime: RunOptions
     calibration: Calibration | None = None
     tell: Tell = untold
+    trying: bool = False
 
 
 Ranker = Callable[[RankingTask], dict[int, Ranking]]

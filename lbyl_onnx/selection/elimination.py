@@ -67,13 +67,10 @@ def eliminate(moments: list[ConsumerMoments], free: np.ndarray, count: int, guar
     return Elimination(removed, predicted_errors(moments, removed))
 
 
-def tried(moments: list[ConsumerMoments], free: np.ndarray, count: int, guard: Guard) -> Trial:
-    """The same from the first fold alone."""
+def tried(moments: list[ConsumerMoments], free: np.ndarray, count: int, guard: Guard) -> np.ndarray:
+    """The same order, int64, from the first fold alone."""
     first = moments[0].folds[:1]
-    covariances = [each.covariance_of(first) for each in moments]
-    order = _order(covariances, moments, free, min(count, int(free.sum())), guard)
-    readings = zip(moments, covariances, strict=True)
-    return Trial(order, tuple(Reading(each.consumer, each.mean, found.astype(np.float32)) for each, found in readings))
+    return _order([each.covariance_of(first) for each in moments], moments, free, min(count, int(free.sum())), guard)
 
 
 def _guard(moments: list[ConsumerMoments], free: np.ndarray, count: int, wary: Guard) -> Guard:
@@ -192,17 +189,22 @@ def rank_by_elimination(task: RankingTask) -> dict[int, Ranking]:
     visits.sort(key=lambda visit: measuring.when(visit[0]))
     last = {number: index for index, (_, number) in enumerate(visits)}
     found: dict[int, list[ConsumerMoments]] = {number: [] for number in groups}
+    readings: dict[int, list[Reading]] = {number: [] for number in groups}
     rankings = {}
     try:
         for index, (consumer, number) in enumerate(visits):
             task.tell(consumer.name, index / len(visits))
-            moments = measuring.moments(consumer, groups[number].units)
+            group = groups[number]
+            moments = measuring.moments(consumer, group.units)
             if moments is not None:
                 found[number].append(moments)
+                if task.trying and (reading := measuring.reading(consumer, moments)) is not None:
+                    readings[number].append(reading)
             if last[number] == index and (measured := found.pop(number)):
-                group = groups[number]
-                count = task.counts[number]
-                trial = tried(measured, group.free, count, guard)
+                count, trial = task.counts[number], None
+                if task.trying:
+                    order = tried(measured, group.free, count, guard)
+                    trial = Trial(order, tuple(readings.pop(number)))
                 rankings[number] = eliminate(measured, group.free, count, guard).ranking(group.units, trial)
     finally:
         measuring.run.close()

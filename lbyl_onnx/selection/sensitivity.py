@@ -1,7 +1,7 @@
 """What leaves the outputs when one group loses units, measured on samples that neither chose nor fitted anything.
 
 For one group at a time, its first units to go are taken out of what its consumers read, and the consumers' weights are
-refitted in closed form: with K kept and R removed units, mean m and covariance A of their activations, W'_K = W_K +
+refitted in closed form: with K the kept and R the removed inputs, mean m and covariance A of them, W'_K = W_K +
 W_R A_RK (A_KK + r I)^-1, and the output moves by W_R (m_R - A_RK (A_KK + r I)^-1 m_K). Order, m and A come from the
 first fold of samples; the second one runs through what follows the group, and what its outputs are away from the
 original's is the group's sensitivity. A layer's own relative error would not do: it says nothing of what it does to the
@@ -25,20 +25,20 @@ from ..channels.groups import Analysis, ChannelGroup, WeightAxis
 from ..errors import MeasurementFailed
 from ..model.graph import GraphIndex
 from ..model.model import Model
-from ..model.weight_layer import weight_layer
+from ..model.weight_layer import WeightLayer, weight_layer
 from ..options import RunOptions
 from ..progress import Tell, untold
 from .criteria import Reading, Trial
 
-FIRST_SHARES = (0.25, 0.5)
+FIRST_SHARES = (0.125, 0.25, 0.5)
 """Shares of a group's units whose leaving is measured for every group."""
-LATER_SHARE, EARLIER_SHARE = 0.75, 0.125
-"""A third share: the larger where half of the units can be spared, the smaller where they cannot."""
+LATER_SHARE, EARLIER_SHARE = 0.75, 0.0625
+"""One more share: the larger where half of the units can be spared, the smaller where they cannot."""
 SPARED = 0.1
 """Divergence below which they can."""
 RIDGE = 0.1
 """Of the refits, relative to the mean variance."""
-JUDGED_ELEMENTS = 64 * 3 * 224 * 224
+JUDGED_ELEMENTS = 128 * 3 * 224 * 224
 """Elements of input in the samples that are run, at most."""
 STEEPEST = 3.0
 """The highest power that a curve begins with."""
@@ -199,6 +199,7 @@ class _Consumer:
         self._weight = axis.weight.read(analysis.model)
         self._layer = weight_layer(index, node) if reading is not None else None
         self._rank = len(analysis.probe.tensors[self.output].shape)
+        self._inputs = inputs_of(self._layer, axis, self._weight) if self._layer is not None else np.empty((0, 0), int)
 
     def rewired(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:
         """The node with its weight given, and where it was measured an Add of the shift behind it."""
@@ -219,19 +220,39 @@ class _Consumer:
             value[np.isin(self._axis.units, removed)] = 0
             return {weight: np.ascontiguousarray(np.moveaxis(value, 0, self._axis.axis))}
         assert self._layer is not None
-        reading, features = self._reading, self._axis.features_of(len(kept) + len(removed))
-        mixing, offset = stand_in(reading.covariance, reading.mean, kept, removed)
-        value = np.moveaxis(self._weight.astype(np.float64), self._axis.axis, 0)
-        lost = value[features[removed]]
-        missing = np.moveaxis(np.tensordot(offset, lost, axes=(0, 0)), 0, self._axis.axis)
-        value[features[kept]] += np.tensordot(mixing, lost, axes=(1, 0))
-        value[features[removed]] = 0
-        others = tuple(axis for axis in range(missing.ndim) if axis != self._layer.output_axis % missing.ndim)
+        restored, moved = without(self._layer.matrix(self._weight)[0], self._inputs, self._reading, kept, removed)
         along = [1] * self._rank
         along[self._layer.channel_axis] = -1
-        moved = self._layer.alpha * missing.sum(axis=others).reshape(along)
-        restored = np.moveaxis(value, 0, self._axis.axis).astype(self._weight.dtype)
-        return {weight: np.ascontiguousarray(restored), shift: moved.astype(self._weight.dtype)}
+        value = self._layer.weight_like(restored[None], self._weight).astype(self._weight.dtype)
+        return {weight: np.ascontiguousarray(value), shift: moved.reshape(along).astype(self._weight.dtype)}
+
+
+def without(
+    matrix: np.ndarray, inputs: np.ndarray, reading: Reading, kept: np.ndarray, removed: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """A layer's matrix, float64 (outputs, inputs), refitted to do without the units `removed`, and the shift of its
+    outputs that this takes, float64 (outputs,). `inputs`: those of each unit, int64 (units, inputs per unit)."""
+    matrix = matrix.copy()
+    gone = inputs[removed].ravel()
+    if reading.whole:
+        left = np.setdiff1d(np.arange(matrix.shape[1]), gone)
+        mixing, offset = stand_in(reading.covariance, reading.mean, left, gone)
+        shift = matrix[:, gone] @ offset
+        matrix[:, left] += matrix[:, gone] @ mixing.T
+    else:
+        mixing, offset = stand_in(reading.covariance, reading.mean, kept, removed)
+        lost = matrix[:, inputs[removed]]
+        shift = np.einsum("oru,r->o", lost, offset)
+        matrix[:, inputs[kept]] += np.einsum("oru,kr->oku", lost, mixing)
+    matrix[:, gone] = 0
+    return matrix, shift
+
+
+def inputs_of(layer: WeightLayer, axis: WeightAxis, weight: np.ndarray) -> np.ndarray:
+    """The inputs of a row that each unit of a group has, at every tap, int64 (units, inputs per unit)."""
+    features = axis.features_of(int(axis.units.max()) + 1)
+    taps = np.arange(layer.inputs(weight) // layer.channels_read(weight)) * layer.channels_read(weight)
+    return (features[:, None, :] + taps[:, None]).reshape(len(features), -1)
 
 
 def stand_in(
