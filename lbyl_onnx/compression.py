@@ -12,15 +12,18 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
+from .budgets import DEFAULT, budgets
 from .calibration.inputs import input_specs
-from .calibration.samples import EXPECTED, Calibration, calibrate, is_made_up, unseen
+from .calibration.samples import EXPECTED, Calibration, calibrate, is_made_up, understatement
 from .calibration.synthetic import AUTO
-from .calibration.user_samples import SampleSet, Source, check_source, open_samples, read_samples
+from .calibration.user_samples import Source, check_source
 from .channels.groups import Analysis, analyse
 from .channels.probe import probe
-from .errors import MeasurementFailed, ModelError, NothingToRemove, UsageError, ValidationFailed, counted, naming
+from .errors import MeasurementFailed, ModelError, NothingToRemove, UsageError, ValidationFailed, counted
 from .evaluation.advice import damage_warnings, speed_warnings, unused_options, why_nothing
+from .evaluation.drop import Judge, Trial, folds_as_trials, within_drop
 from .evaluation.inspection import file_report, group_reports
+from .evaluation.judging import NO_LABELS, Judging
 from .evaluation.layer_errors import measure_errors
 from .evaluation.records import LayerErrors, Report, Validation, Versions
 from .evaluation.validation import compare
@@ -34,7 +37,6 @@ from .model.tensors import is_floating
 from .options import (
     DEFAULT_LAMBDA1,
     DEFAULT_LAMBDA2,
-    DEFAULT_RATIO,
     Limits,
     Normalisation,
     Options,
@@ -45,15 +47,9 @@ from .options import (
 from .progress import Listener, Telling
 from .restoration.methods import Restored, RestoreTask, restoration_named
 from .selection.criteria import criterion_named
-from .selection.plan import Plan, choose, rank, reasons_to_leave
+from .selection.plan import Plan, reasons_to_leave
+from .selection.planner import Planner
 
-LABELLED = "an .npz file with an array for each input and `labels`, or a folder with one sub-folder for each class"
-NO_LABELS = (
-    "has no labels for the classes of an output; expected an array `labels` in an .npz file, or a folder with one "
-    "sub-folder for each class, named with its number where there are fewer"
-)
-MAX_EVALUATED = 2048
-"""Images of a folder that accuracies are measured on at most."""
 WITHOUT_SAMPLES = ("l2", "lbyl")
 """Criterion and restoration that stand in where activations cannot be measured."""
 
@@ -76,14 +72,17 @@ class CompressionResult:
 
 def compress(
     model: str | Path | onnx.ModelProto | Model,
-    ratio: float = DEFAULT_RATIO,
+    ratio: float | None = None,
     *,
     restore: str = "moments",
     criterion: str = "obs",
     lambda1: float = DEFAULT_LAMBDA1,
     lambda2: float = DEFAULT_LAMBDA2,
     scope: str = "chains",
-    round_to: int = 1,
+    round_to: int | None = None,
+    target: Mapping[str, float | str] | None = None,
+    allocation: str = "auto",
+    threads: int | None = None,
     include: str | None = None,
     exclude: str | None = None,
     calibration: Source = AUTO,
@@ -105,13 +104,19 @@ def compress(
 
     Args:
         model: a file or a model in memory; it is not changed.
-        ratio: share of units to remove from each group, in [0, 1).
+        ratio: as much work as goes with this share of every group's units, in [0, 1), spent where the outputs lose
+            least; or with `allocation` "uniform" that share itself. None, and no target: {"drop": "1%"}.
         restore: "moments" (fits to activations), "lbyl" (arXiv 2502.08474), "neuron-merging" (Kim et al. 2020), "none".
         criterion: which units go: "obs" (backward elimination on activations), those of least "l1", "l2", "l2-gm" or
             "bn-scale" importance, or "random".
         lambda1, lambda2: LBYL's penalties on the shift of BatchNormalization and on the size of the solution, >= 0.
         scope: "chains" (units that reach no residual sum or Concat) or "all".
-        round_to: keep a multiple of this many units per group.
+        round_to: keep a multiple of this many units per group (None: what the provider's kernels want, 1 if uniform).
+        target: budgets that all hold: "macs", "params", "bytes" and "latency", as shares of the original's or absolute
+            ("4MB", "5ms"), and "drop", points of accuracy ("1%").
+        allocation: "sensitivity" (by what each group does to the outputs), "uniform" (all groups alike, as in the
+            papers) or "auto" (uniform where the criterion is another than "obs").
+        threads: of one operator in onnxruntime (None: its choice).
         include, exclude: regular expressions searched in producers' node names.
         calibration: what activations are measured on: "auto" ("photos" for images of one or three channels, else
             "leaves"), "photos" (crops of photographs), "leaves" (dead leaves), "noise", an .npz file or a mapping with
@@ -134,10 +139,13 @@ def compress(
     """
     check_source(calibration, EXPECTED)
     given = calibration if isinstance(calibration, str | Path) else "arrays"
+    targets = budgets(target) or (() if ratio is not None else DEFAULT)
     options = Options(
-        PruneOptions(ratio, criterion, restore, scope, round_to, include, exclude, lambda1, lambda2, seed),
+        PruneOptions(
+            ratio, criterion, restore, scope, round_to, include, exclude, lambda1, lambda2, seed, allocation, targets
+        ),
         SampleOptions(str(given), samples, shapes or {}, normalisation, seed),
-        resolve(RunOptions(provider, custom_ops_library=custom_ops_library)),
+        resolve(RunOptions(provider, threads, custom_ops_library)),
         Limits(min_agreement, min_sqnr, max_drop),
         None if evaluation is None else str(evaluation) if isinstance(evaluation, str | Path) else "arrays",
         validation,
@@ -156,6 +164,7 @@ class _Compression:
         self.options = options
         self.given = given
         self.evaluation = evaluation
+        self.judging = Judging(source, given, evaluation, options.samples)
         self.telling = telling
         self.criterion = criterion_named(options.prune.criterion)
         self.restoration = restoration_named(options.prune.restore)
@@ -166,7 +175,7 @@ class _Compression:
     def run(self) -> CompressionResult:
         """All stages."""
         started = time.perf_counter()
-        self.check_evaluation()
+        self.judging.check()
         working, origins = unshare(self.source)
         analysis, reasons = self.analyse(working)
         before = file_report(analysis, np.ones(analysis.classes.count, bool), self.source)
@@ -229,23 +238,43 @@ class _Compression:
         self.telling.stage("choosing")
         prune, runtime = self.options.prune, self.options.run
         try:
-            ranked = rank(analysis, reasons, prune, runtime, calibration, self.telling.layer)
+            planner = Planner(analysis, reasons, prune, runtime, calibration, self.telling.layer)
             self.measured |= self.criterion.needs_samples
         except MeasurementFailed as error:
-            prune = replace(prune, criterion=self.without_samples(WITHOUT_SAMPLES[0], calibration, error))
-            ranked = rank(analysis, reasons, prune, runtime, None)
-        plan = choose(analysis, reasons, prune, ranked)
+            criterion = self.without_samples(WITHOUT_SAMPLES[0], calibration, error)
+            prune = replace(prune, criterion=criterion, allocation="uniform")
+            planner = Planner(analysis, reasons, prune, runtime, None)
+        plan = self.within_budgets(planner, calibration)
         if plan.removes_nothing:
             raise NothingToRemove(why_nothing(self.source, [choice.reason for choice in plan.choices], prune))
         others = sorted({choice.criterion for choice in plan.choices if choice.criterion} - {prune.criterion})
         if others:
             count = sum(choice.criterion in others for choice in plan.choices)
-            have, they_were = ("has", "it was") if count == 1 else ("have", "they were")
+            have, were = ("has", "it was") if count == 1 else ("have", "they were")
             self.warnings.append(
-                f"{counted(count, 'group')} {have} no consumer whose input {prune.criterion} can measure; {they_were} "
+                f"{counted(count, 'group')} {have} no consumer whose input {prune.criterion} can measure; {were} "
                 f"ranked by {', '.join(others)}"
             )
         return plan
+
+    def within_budgets(self, planner: Planner, calibration: Calibration | None) -> Plan:
+        """A plan that meets the targets. Raises NothingToRemove where there is none."""
+        targets = planner.options.targets
+        drop = next((target for target in targets if target.name == "drop"), None)
+        if drop is None:
+            return planner.plan(targets)
+
+        def restored(plan: Plan, samples: Calibration | None) -> Model:
+            task = RestoreTask(planner.analysis, plan, self.options.prune, self.options.run, samples)
+            return self.restoration.restore(task).model
+
+        specs = input_specs(self.source)
+        if self.evaluation is None and calibration is not None and calibration.fold_count > 1:
+            factor = understatement(specs, self.options.samples) if calibration.synthetic else 1.0
+            trials = folds_as_trials(calibration, factor)
+        else:
+            trials = [Trial(calibration, self.judging.samples(0))]
+        return within_drop(planner, targets, drop.value, Judge(self.source, restored, trials, self.options.run))
 
     def restore(self, analysis: Analysis, plan: Plan, calibration: Calibration | None) -> tuple[RestoreTask, Restored]:
         """Cut and make up for what went; from weights alone where activations cannot be measured."""
@@ -307,7 +336,7 @@ class _Compression:
         if not self.options.validation:
             return None
         self.telling.stage("validating")
-        samples = self.judging_samples(macs)
+        samples = self.judging.samples(macs)
         try:
             validation = compare(self.source, compressed, samples, self.options.run)
         except ModelError as error:
@@ -316,20 +345,3 @@ class _Compression:
             raise UsageError(f"{samples.source}: {NO_LABELS}", "eval")
         check_limits(validation, self.options.limits)
         return validation
-
-    def check_evaluation(self) -> None:
-        """Raise UsageError, before the work begins, where the samples to evaluate on do not fit or have no labels."""
-        if self.evaluation is not None:
-            with naming("eval"):
-                check_source(self.evaluation, LABELLED)
-                given = open_samples(input_specs(self.source), self.evaluation, self.options.samples, LABELLED)
-                if given.take(np.arange(1)).labels is None:
-                    raise UsageError(f"{given.source}: {NO_LABELS}", "eval")
-
-    def judging_samples(self, macs: int) -> SampleSet:
-        """The user's labelled samples, or others that were not measured on."""
-        if self.evaluation is None:
-            return unseen(self.source, self.given, self.options.samples, macs)
-        with naming("eval"):
-            options = replace(self.options.samples, samples=None)
-            return read_samples(input_specs(self.source), self.evaluation, options, LABELLED, MAX_EVALUATED)

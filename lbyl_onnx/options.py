@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .budgets import Budget
 from .errors import UsageError, article, counted
 
 SCOPES = ("chains", "all")
+ALLOCATIONS = ("auto", "sensitivity", "uniform")
 PROVIDERS = ("auto", "cpu", "cuda")
-DEFAULT_RATIO = 0.3
 DEFAULT_LAMBDA1, DEFAULT_LAMBDA2 = 100.0, 1e-3
 
 
@@ -19,32 +20,52 @@ DEFAULT_LAMBDA1, DEFAULT_LAMBDA2 = 100.0, 1e-3
 class PruneOptions:
     """What goes and how it is made up for.
 
-    `ratio`: share of units to remove from each group, in [0, 1). `criterion`, `restore`: names of registered
-    strategies. `scope`: "chains" (units that reach no residual sum or Concat) or "all". `round_to`: keep a multiple of
-    this many units. `include`, `exclude`: regular expressions searched in producers' node names. `lambda1`, `lambda2`:
-    LBYL's weights of the shift's error and of the solution's size. `seed`: of everything that is drawn.
+    `ratio`: share of units to remove from each group, in [0, 1), or as much work as that saves, spent by sensitivity
+    (None: `targets` alone count). `criterion`, `restore`: names of registered strategies. `scope`: "chains" (units that
+    reach no residual sum or Concat) or "all". `round_to`: keep a multiple of this many units (None: by what kernels
+    want). `allocation`: "sensitivity", "uniform" or "auto". `targets`: budgets, all of which hold. `include`,
+    `exclude`: regular expressions searched in producers' node names. `lambda1`, `lambda2`: LBYL's weights of the
+    shift's error and of the solution's size. `seed`: of everything that is drawn.
     """
 
-    ratio: float = DEFAULT_RATIO
+    ratio: float | None = None
     criterion: str = "obs"
     restore: str = "moments"
     scope: str = "chains"
-    round_to: int = 1
+    round_to: int | None = None
     include: str | None = None
     exclude: str | None = None
     lambda1: float = DEFAULT_LAMBDA1
     lambda2: float = DEFAULT_LAMBDA2
     seed: int = 0
+    allocation: str = "auto"
+    targets: tuple[Budget, ...] = ()
 
     def __post_init__(self) -> None:
-        check_number("ratio", self.ratio, 0, 1, "a number in [0, 1), the share of units to remove", open_end=True)
+        if self.ratio is not None:
+            check_number("ratio", self.ratio, 0, 1, "a number in [0, 1), the share of units to remove", open_end=True)
         check_choice("scope", self.scope, SCOPES)
-        check_whole("round_to", self.round_to, 1)
+        check_choice("allocation", self.allocation, ALLOCATIONS)
+        if self.round_to is not None:
+            check_whole("round_to", self.round_to, 1)
         check_whole("seed", self.seed, 0)
         for name in ("lambda1", "lambda2"):
             check_number(name, getattr(self, name), 0, float("inf"), "a finite number of at least 0", open_end=True)
         for name in ("include", "exclude"):
             pattern(name, getattr(self, name))
+        if self.allocation == "sensitivity" and self.criterion != "obs":
+            raise UsageError(f"is sensitivity, which needs --criterion obs, not {self.criterion}", "allocation")
+
+    @property
+    def uniform(self) -> bool:
+        """Whether every group loses the same share."""
+        return self.allocation == "uniform" or (self.allocation == "auto" and self.criterion != "obs")
+
+    @property
+    def asked(self) -> str:
+        """What was asked for, in words."""
+        ratio = [] if self.ratio is None else [f"ratio {self.ratio:g}"]
+        return " and ".join([*ratio, *map(str, self.targets)])
 
 
 @dataclass(frozen=True)

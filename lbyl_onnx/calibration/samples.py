@@ -65,9 +65,9 @@ class Calibration:
         return max(self.folds) + 1
 
     def only(self, fold: int) -> Calibration:
-        """The batches of one fold."""
+        """The batches of one fold, as folds of their own."""
         chosen = [number for number, each in enumerate(self.folds) if each == fold]
-        return replace(self, batches=[self.batches[each] for each in chosen], folds=(0,) * len(chosen))
+        return replace(self, batches=(batches := [self.batches[each] for each in chosen]), folds=_alternating(batches))
 
     @property
     def front(self) -> Calibration:
@@ -170,9 +170,14 @@ def _further(model: Model, specs: tuple[InputSpec, ...], options: SampleOptions,
     options = replace(options, shapes=concrete_shapes(specs, 1, shapes=options.shapes))
     inputs = synthetic_inputs(model, count, options, JUDGING)
     noun, origin = _kind(model, specs, options, f"{len(available(HELD_OUT))} other", JUDGING)
-    sides = [side for spec in specs if (side := spec.shortest_side(options.shapes[spec.name])) is not None]
-    factor = OVERSTATED if min(sides, default=SMALLEST_NORMALISED) < SMALLEST_NORMALISED else UNDERSTATED
-    return SampleSet(inputs, None, f"{noun}s{origin}, seed {options.seed}", understates=factor)
+    return SampleSet(inputs, None, f"{noun}s{origin}, seed {options.seed}", understates=understatement(specs, options))
+
+
+def understatement(specs: Sequence[InputSpec], options: SampleOptions) -> float:
+    """How many times as much is lost on samples of the right kind as on made-up ones."""
+    shapes = concrete_shapes(specs, 1, shapes=options.shapes)
+    sides = [side for spec in specs if (side := spec.shortest_side(shapes[spec.name])) is not None]
+    return OVERSTATED if min(sides, default=SMALLEST_NORMALISED) < SMALLEST_NORMALISED else UNDERSTATED
 
 
 def _kind(

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ..errors import UsageError
-from ..options import Normalisation
+from ..options import ALLOCATIONS, Normalisation
 from ..restoration import RESTORATIONS
 from ..selection import CRITERIA
 
@@ -38,7 +38,28 @@ Target = Annotated[
     Path,
     typer.Argument(readable=False, metavar="OUT", help="Where the compressed model goes, or - for standard output."),
 ]
-Ratio = Annotated[float, typer.Option(help="Share of units to remove from each group, in [0, 1).")]
+Ratio = Annotated[
+    float | None,
+    typer.Option(help="Save the work that this share of all units takes, in [0, 1), where the outputs lose least."),
+]
+Budgets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--target",
+        metavar="NAME=VALUE",
+        help="What the result may cost: macs=0.8, params=0.7, bytes=4MB, latency=0.75 or latency=5ms, drop=1% (points "
+        "of accuracy); all of several hold. Default without --ratio: drop=1%.",
+    ),
+]
+Allocation = Annotated[
+    str,
+    typer.Option(
+        metavar="|".join(ALLOCATIONS),
+        help="Who loses how much: by sensitivity of the outputs, or all the same share (auto: where --criterion is not "
+        "obs).",
+    ),
+]
+Threads = Annotated[int | None, typer.Option(metavar="N", help="onnxruntime's threads; default: its choice.")]
 Restore = Annotated[str, typer.Option(metavar="|".join(RESTORATIONS), help="How to make up for them.")]
 Criterion = Annotated[str, typer.Option(metavar="|".join(CRITERIA), help="Which units go first.")]
 Lambda1 = Annotated[float, typer.Option(help="lbyl: weight of the shift's error.")]
@@ -46,7 +67,9 @@ Lambda2 = Annotated[float, typer.Option(help="lbyl: weight of the solution's siz
 Scope = Annotated[
     str, typer.Option(metavar="chains|all", help="chains: leave units of residual sums and Concat alone.")
 ]
-RoundTo = Annotated[int, typer.Option(metavar="N", help="Keep a multiple of N units; try 8 for speed.")]
+RoundTo = Annotated[
+    str, typer.Option(metavar="auto|N", help="Keep a multiple of N units; auto: what the provider's kernels want.")
+]
 Include = Annotated[
     str | None, typer.Option(metavar="REGEX", help="Only groups with a producer whose node name matches.")
 ]
@@ -120,6 +143,27 @@ def parse_shapes(texts: list[str] | None) -> dict[str, tuple[int, ...]]:
             raise UsageError(f"--shape {text!r} is not of the form NAME:1x3x224x224")
         shapes[name] = tuple(int(size) for size in sizes.split("x"))
     return shapes
+
+
+def parse_targets(texts: list[str] | None) -> dict[str, float | str]:
+    """Budgets by name from texts such as "macs=0.8"; UsageError where one is not of this form, or given twice."""
+    found: dict[str, float | str] = {}
+    for text in texts or []:
+        name, sign, value = text.partition("=")
+        if not sign or name in found:
+            why = "is given twice" if name in found else "is not of the form NAME=VALUE, such as macs=0.8"
+            raise UsageError(f"--target {text!r} {why}")
+        found[name.strip()] = value
+    return found
+
+
+def parse_rounding(text: str) -> int | None:
+    """A number of units, None for "auto"; UsageError where it is neither."""
+    if text == "auto":
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise UsageError(f"--round-to {text!r}: expected auto or a whole number of at least 1")
+    return int(text)
 
 
 def parse_normalisation(mean: str | None, std: str | None, input_range: str | None) -> Normalisation | None:

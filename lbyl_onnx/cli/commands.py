@@ -7,12 +7,14 @@ from pathlib import Path
 
 from .. import compression
 from ..calibration.synthetic import AUTO
-from ..compression import DEFAULT_LAMBDA1, DEFAULT_LAMBDA2, DEFAULT_RATIO
+from ..compression import DEFAULT_LAMBDA1, DEFAULT_LAMBDA2
 from ..evaluation import inspection, tables, validation
 from ..evaluation.records import to_json
 from ..model.model import Model
 from ..model.reading import load
 from .arguments import (
+    Allocation,
+    Budgets,
     CalibrationData,
     CalibrationSamples,
     ComparisonSamples,
@@ -48,8 +50,11 @@ from .arguments import (
     Source,
     Std,
     Target,
+    Threads,
     parse_normalisation,
+    parse_rounding,
     parse_shapes,
+    parse_targets,
 )
 from .screen import STANDARD, console, print_agreement, print_compression, print_error, progress, waiting
 from .targets import check_targets, write_result
@@ -58,13 +63,15 @@ from .targets import check_targets, write_result
 def compress(
     source: Source,
     target: Target,
-    ratio: Ratio = DEFAULT_RATIO,
+    ratio: Ratio = None,
+    budget: Budgets = None,
+    allocation: Allocation = "auto",
     restore: Restore = "moments",
     criterion: Criterion = "obs",
     lambda1: Lambda1 = DEFAULT_LAMBDA1,
     lambda2: Lambda2 = DEFAULT_LAMBDA2,
     scope: Scope = "chains",
-    round_to: RoundTo = 1,
+    round_to: RoundTo = "auto",
     include: Include = None,
     exclude: Exclude = None,
     calibration: CalibrationData = AUTO,
@@ -75,6 +82,7 @@ def compress(
     shape: Shape = None,
     seed: CompressionSeed = 0,
     provider: Provider = "auto",
+    threads: Threads = None,
     custom_ops_library: Library = None,
     evaluation: Evaluation = None,
     min_agreement: MinAgreement = None,
@@ -100,7 +108,10 @@ def compress(
             lambda1=lambda1,
             lambda2=lambda2,
             scope=scope,
-            round_to=round_to,
+            target=parse_targets(budget),
+            allocation=allocation,
+            round_to=parse_rounding(round_to),
+            threads=threads,
             include=include,
             exclude=exclude,
             calibration=calibration,

@@ -56,10 +56,12 @@ def why_nothing(model: Model, reasons: list[str | None], options: PruneOptions) 
         return f"{name}: nothing to remove: {_why_no_group(model)}"
     told = [reason for reason in reasons if reason]
     if len(told) < len(reasons):
-        rounded, advice = "", "raise --ratio"
-        if options.round_to > 1:
-            rounded, advice = f", rounded to multiples of {options.round_to}", "raise --ratio or lower --round-to"
-        return f"{name}: nothing to remove at ratio {options.ratio:g}{rounded}; {advice}"
+        option = "--ratio" if options.ratio is not None else "--target"
+        rounded, advice = "", f"ask for more with {option}"
+        if options.round_to is None or options.round_to > 1:
+            size = "what kernels want" if options.round_to is None else f"multiples of {options.round_to}"
+            rounded, advice = f", rounded to {size}", f"ask for more with {option}, or give a smaller --round-to"
+        return f"{name}: nothing to remove at {options.asked}{rounded}; {advice}"
     common = max(dict.fromkeys(told), key=told.count)
     groups = counted(len(told), "group")
     return f"{name}: nothing to remove in {groups}; most often: {common} (lbyl-onnx inspect lists all)"
@@ -83,15 +85,18 @@ def damage_warnings(validation: Validation | None, options: Options) -> tuple[st
     return (f"the result is {found.level}, do not use it as it is: {found.reason}; lower --ratio{advice}",)
 
 
-def speed_warnings(validation: Validation | None, round_to: int) -> tuple[str, ...]:
+def speed_warnings(validation: Validation | None, round_to: int | None) -> tuple[str, ...]:
     """What to try where the result is not faster."""
     if validation is None or validation.speedup > NOT_FASTER:
         return ()
-    advice = (
-        f"try --round-to {SUGGESTED_ROUNDING} (or {2 * SUGGESTED_ROUNDING})"
-        if round_to % SUGGESTED_ROUNDING
-        else f"try --round-to {2 * round_to} or a larger --ratio"
-    )
+    advice = "lower the budget, or --target latency=0.9"
+    if round_to is not None:
+        rounded = round_to % SUGGESTED_ROUNDING
+        advice = (
+            f"try --round-to {SUGGESTED_ROUNDING} (or {2 * SUGGESTED_ROUNDING})"
+            if rounded
+            else f"try --round-to {2 * round_to} or a lower budget"
+        )
     faster = "hardly faster" if validation.speedup > 1 else "not faster"
     return (
         f"the result is {faster}: {validation.latency_after_ms:.3g} ms, original "

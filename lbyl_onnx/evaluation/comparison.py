@@ -24,10 +24,10 @@ class Comparison:
     """Both models over all samples, slice by slice; `outputs` holds the errors of every numeric output, `free` the
     names of those that cannot be compared, `seconds` the times of both models' runs on slices of `least` samples."""
 
-    def __init__(self, evaluation: SampleSet, least: int) -> None:
+    def __init__(self, evaluation: SampleSet, least: int, outputs: dict[str, OutputErrors] | None = None) -> None:
         self.evaluation = evaluation
         self.least = least
-        self.outputs: dict[str, OutputErrors] = {}
+        self.outputs = {} if outputs is None else outputs
         self.free: set[str] = set()
         self.seconds: list[tuple[float, float]] = []
         self.samples = 0
@@ -47,7 +47,8 @@ class Comparison:
             values = dict(zip(names, old, strict=True)), dict(zip(names, new, strict=True))
             self.free |= {name for name, free in free_axes.items() if _differ(free, *(each[name] for each in values))}
             self._add(*values, rows_of(feed))
-        self.outputs = {name: errors for name, errors in self.outputs.items() if name not in self.free}
+        for name in self.free & self.outputs.keys():
+            del self.outputs[name]
 
     def _add(self, old: dict[str, Any], new: dict[str, Any], rows: int) -> None:
         numeric = [name for name, value in old.items() if is_numeric(value) and name not in self.free]

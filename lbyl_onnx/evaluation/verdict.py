@@ -33,7 +33,7 @@ def verdict(
 
 def _of_output(output: OutputComparison, drop: float | None) -> Verdict:
     classes = output.classes
-    if classes is not None and _answers(classes, output.shape[1]):
+    if classes is not None and answers(classes, output.shape[1]):
         if drop is not None:
             return Verdict(_level(drop), f"it lost {100 * drop:.1f} points of accuracy")
         low, high = classes.expected_loss_interval
@@ -47,7 +47,7 @@ def _of_output(output: OutputComparison, drop: float | None) -> Verdict:
     return Verdict(level, f"output {output.name!r} keeps {output.sqnr_db:.1f} dB of signal over error")
 
 
-def _answers(classes: ClassComparison, count: int) -> bool:
+def answers(classes: ClassComparison, count: int) -> bool:
     """Whether the original is sure enough of some class to be a classifier."""
     chance = 1 / count
     return (classes.confidence - chance) / (1 - chance) >= LEAST_CONFIDENCE

@@ -159,14 +159,14 @@ class Measuring:
         space = self._analysis.probe.tensors[layer.name].shape[2:] if layer.is_convolution else ()
         wanted = max(WHOLE_ROWS, WHOLE_ROWS_PER_INPUT * inputs)
         total, gram, count = np.zeros(inputs), np.zeros((inputs, inputs), np.float32), 0
-        origin: np.ndarray | None = None
+        origin = np.zeros(inputs, np.float32)
         first = [number for number, fold in enumerate(self._calibration.folds) if fold == moments.folds[0]]
         for value in self.run.batches(layer.data, first):
             positions = len(value) * math.prod(space) if layer.is_convolution else value.size // value.shape[-1]
             share = min(positions, wanted // len(first) + 1)
             chosen = self._rng.choice(positions, share, replace=False)
             (rows,) = sample_rows(layer, value, weight.shape[2:], chosen, (len(value), 0, *space))
-            origin = rows[:ORIGIN_ROWS].mean(axis=0, dtype=np.float32) if origin is None else origin
+            origin = origin if count else rows[:ORIGIN_ROWS].mean(axis=0, dtype=np.float32)
             rows = rows.astype(np.float32, copy=False) - origin
             total, gram, count = total + sums(rows), gram + rows.T @ rows, count + len(rows)
         mean = total / max(count, 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -54,19 +54,19 @@ class Ranked:
 def rank(
     analysis: Analysis,
     reasons: list[str | None],
+    counts: Mapping[int, int],
     options: PruneOptions,
     runtime: RunOptions,
     calibration: Calibration | None,
     tell: Tell = untold,
 ) -> dict[int, Ranked]:
-    """Rank the units of every group without a reason to stay, by group number.
+    """Rank the units of every group without a reason to stay, by group number; `counts`: how many each may lose.
 
     What the criterion cannot rank is ranked by the one that it falls back to. Raises UsageError where the criterion
     does not apply, MeasurementFailed where activations cannot be measured.
     """
     groups = {number: analysis.groups[number] for number, reason in enumerate(reasons) if reason is None}
-    counts = {n: group.units - units_kept(group.units, options.ratio, options.round_to) for n, group in groups.items()}
-    task = RankingTask(analysis, groups, counts, options, runtime, calibration, tell)
+    task = RankingTask(analysis, groups, counts, options, runtime, calibration, tell, trying=not options.uniform)
     chosen = criterion_named(options.criterion)
     found = {number: Ranked(ranking, chosen.name) for number, ranking in chosen.rank(task).items()}
     left = {number: group for number, group in groups.items() if number not in found}
@@ -76,16 +76,17 @@ def rank(
     return found
 
 
-def choose(analysis: Analysis, reasons: list[str | None], options: PruneOptions, ranked: dict[int, Ranked]) -> Plan:
-    """Remove the least important units of every group, as many as the options say."""
+def choose(
+    analysis: Analysis, reasons: list[str | None], ranked: Mapping[int, Ranked], counts: Mapping[int, int]
+) -> Plan:
+    """Remove the least important units of every group, as many as `counts` says."""
     kept = np.ones(analysis.classes.count, bool)
     ranks = np.zeros(analysis.classes.count)
     for number, group in enumerate(analysis.groups):
         if number not in ranked:
             continue
         scores = np.where(group.free, ranked[number].ranking.importance, np.inf)
-        count = units_kept(group.units, options.ratio, options.round_to)
-        removed = np.argsort(scores, kind="stable")[: group.units - count]
+        removed = np.argsort(scores, kind="stable")[: counts.get(number, 0)]
         ranks[group.classes] = np.argsort(np.argsort(scores))
         kept[group.classes[removed[group.free[removed]]]] = False
     _keep_one_everywhere(analysis, kept, ranks)
@@ -98,6 +99,15 @@ def choose(analysis: Analysis, reasons: list[str | None], options: PruneOptions,
             choice = replace(choice, criterion=by.criterion, predicted_error=error)
         choices.append(choice)
     return Plan(tuple(choices), kept)
+
+
+def uniform_counts(analysis: Analysis, reasons: list[str | None], ratio: float, round_to: int = 1) -> dict[int, int]:
+    """How many units each group without a reason to stay loses, by its number, where all lose the same share."""
+    return {
+        number: analysis.groups[number].units - units_kept(analysis.groups[number].units, ratio, round_to)
+        for number, reason in enumerate(reasons)
+        if reason is None
+    }
 
 
 def reasons_to_leave(

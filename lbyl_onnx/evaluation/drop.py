@@ -1,0 +1,123 @@
+"""As small as it gets within a loss of accuracy: how much a plan loses, and the search for the least that does not lose
+more.
+
+Where there are no labels, the loss is that of trial results, each restored from one fold of the samples and judged on
+the other: on samples that nothing was fitted to, and all of them. The final result, restored from all, loses less.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..budgets import Budget
+from ..calibration.samples import Calibration
+from ..calibration.user_samples import SampleSet
+from ..errors import NothingToRemove
+from ..model.model import Model
+from ..model.session import feed_batches, open_session
+from ..options import RunOptions
+from ..selection.allocation import Limit, OutOfReach
+from ..selection.plan import Plan
+from ..selection.planner import Planner
+from .comparison import Comparison
+from .output_errors import OutputErrors
+from .verdict import answers
+
+FIRST_SHARE = 0.08
+"""Share of the multiply-accumulates that is taken away first."""
+LEAST_SHARE = 0.01
+PRECISION = 0.01
+"""Where the search ends: a share of the multiply-accumulates."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One way to try a plan: restore it from a `calibration`, judge it on `samples`."""
+
+    calibration: Calibration | None
+    samples: SampleSet
+
+
+class Judge:
+    """What a plan costs in points of accuracy: `restore` makes the result of a plan from a calibration."""
+
+    def __init__(
+        self,
+        original: Model,
+        restore: Callable[[Plan, Calibration | None], Model],
+        trials: Sequence[Trial],
+        runtime: RunOptions,
+    ) -> None:
+        self._original, self._restore, self._trials, self._runtime = original, restore, trials, runtime
+
+    def loss(self, plan: Plan) -> float:
+        """Points of accuracy: measured where the samples have labels, else the upper end of the interval of those
+        expected; for outputs that are no classes the share of their energy that is error, in per cent."""
+        before = open_session(self._original, self._runtime)
+        outputs: dict[str, OutputErrors] = {}
+        for trial in self._trials:
+            after = open_session(self._restore(plan, trial.calibration), self._runtime)
+            least = len(next(iter(next(feed_batches(before, trial.samples.inputs, 1)).values())))
+            comparison = Comparison(trial.samples, least, outputs)
+            comparison.run(before, after)
+            first, second = comparison.accuracy("before"), comparison.accuracy("after")
+            if first is not None and second is not None:
+                return 100 * (first - second)
+        return max((_points(each) for each in outputs.values()), default=0.0)
+
+
+def folds_as_trials(calibration: Calibration, understates: float) -> list[Trial]:
+    """One trial for each fold: restored from it, judged on the others."""
+    found = []
+    for fold in range(calibration.fold_count):
+        judged = [batch for batch, each in zip(calibration.batches, calibration.folds, strict=True) if each != fold]
+        arrays = {name: np.concatenate([batch[name] for batch in judged]) for name in judged[0]}
+        samples = SampleSet(arrays, None, calibration.source, understates=understates)
+        found.append(Trial(calibration.only(fold), samples))
+    return found
+
+
+def within_drop(planner: Planner, targets: Sequence[Budget], points: float, judge: Judge) -> Plan:
+    """The plan of least multiply-accumulates that loses at most so many `points` and meets all other targets.
+
+    Raises NothingToRemove where even the smallest one loses more.
+    """
+    whole = float(planner.costs.macs(np.zeros(len(planner.analysis.groups))))
+    others = planner.limits(targets)
+    found: Plan | None = None
+    nearest = float("inf")
+
+    def holds(share: float) -> bool:
+        nonlocal found, nearest
+        try:
+            counts = planner.counts([*others, Limit("macs", planner.costs.macs, (1 - share) * whole)])
+        except OutOfReach:
+            return False
+        plan = planner.plan_of(counts)
+        loss = judge.loss(plan) if counts.any() else 0.0
+        nearest = min(nearest, loss)
+        if loss <= points and counts.any():
+            found = plan
+        return loss <= points
+
+    share, low, high = FIRST_SHARE, 0.0, 1.0
+    while high - low > PRECISION and share >= LEAST_SHARE:
+        low, high = (share, high) if holds(share) else (low, share)
+        share = min(2 * low, (low + high) / 2) if low else high / 2
+    if found is None:
+        raise NothingToRemove(
+            f"{planner.analysis.model.name}: no unit can go within {points:g} points of accuracy; the nearest loses "
+            f"{nearest:.1f} (--target drop={nearest:.1f}% allows that, samples like those it will see may help)"
+        )
+    return found
+
+
+def _points(errors: OutputErrors) -> float:
+    """What one output lost, in points of accuracy or per cent of its energy."""
+    found = errors.result()
+    if found.classes is not None and answers(found.classes, found.shape[1]):
+        return 100 * found.classes.expected_loss_interval[1]
+    return 100 * 10 ** (-found.sqnr_db / 10)

@@ -1,0 +1,50 @@
+"""The samples that results are judged on: labelled ones where the user has them, else others than were measured on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ..calibration.inputs import input_specs
+from ..calibration.samples import unseen
+from ..calibration.user_samples import SampleSet, Source, check_source, open_samples, read_samples
+from ..errors import UsageError, naming
+from ..model.model import Model
+from ..options import SampleOptions
+
+LABELLED = "an .npz file with an array for each input and `labels`, or a folder with one sub-folder for each class"
+NO_LABELS = (
+    "has no labels for the classes of an output; expected an array `labels` in an .npz file, or a folder with one "
+    "sub-folder for each class, named with its number where there are fewer"
+)
+MAX_EVALUATED = 2048
+"""Images of a folder that accuracies are measured on at most."""
+
+
+@dataclass(frozen=True)
+class Judging:
+    """What a run of `model` is judged on: `evaluation`, labelled, or what `given` samples leave."""
+
+    model: Model
+    given: Source
+    evaluation: Source | None
+    options: SampleOptions
+
+    def check(self) -> None:
+        """Raise UsageError, before the work begins, where the samples to evaluate on do not fit or have no labels."""
+        if self.evaluation is not None:
+            with naming("eval"):
+                check_source(self.evaluation, LABELLED)
+                given = open_samples(input_specs(self.model), self.evaluation, self.options, LABELLED)
+                if given.take(np.arange(1)).labels is None:
+                    raise UsageError(f"{given.source}: {NO_LABELS}", "eval")
+
+    def samples(self, macs: int) -> SampleSet:
+        """The user's labelled samples, or others that were not measured on. `macs`: of the model, where it decides how
+        many are made up."""
+        if self.evaluation is None:
+            return unseen(self.model, self.given, self.options, macs)
+        with naming("eval"):
+            options = replace(self.options, samples=None)
+            return read_samples(input_specs(self.model), self.evaluation, options, LABELLED, MAX_EVALUATED)

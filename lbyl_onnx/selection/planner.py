@@ -1,0 +1,165 @@
+"""From budgets to plans: who loses how many units, by sensitivity or all alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..budgets import Budget
+from ..calibration.samples import Calibration
+from ..channels.costs import CostModel
+from ..channels.groups import Analysis, ChannelGroup
+from ..errors import NothingToRemove
+from ..model.providers import block_of
+from ..options import PruneOptions, RunOptions
+from ..progress import Tell, untold
+from .allocation import Limit, OutOfReach, allocate, levels
+from .latency_model import LatencyModel
+from .plan import Plan, choose, rank, uniform_counts
+from .sensitivity import Curve, sensitivities
+
+MOST_REMOVED = 0.875
+"""Share of a group's units that may go."""
+SMALL_BLOCKS = (8, 4)
+"""Blocks for groups of fewer than LEAST_BLOCKS of the kernels' own."""
+LEAST_BLOCKS = 4
+SMALLEST_GROUP = 8
+"""Units below which a group is left whole, unless a rounding is asked for."""
+HALVINGS = 12
+"""Steps in which the ratio that meets a budget is found where all groups lose the same share."""
+
+
+class Planner:
+    """Ranked groups, what their units are worth to the output, and what everything costs.
+
+    `curves`: sensitivities by group number, none where all groups lose the same share. Raises MeasurementFailed where
+    activations cannot be measured.
+    """
+
+    def __init__(
+        self,
+        analysis: Analysis,
+        reasons: list[str | None],
+        options: PruneOptions,
+        runtime: RunOptions,
+        calibration: Calibration | None,
+        tell: Tell = untold,
+    ) -> None:
+        self.analysis, self.reasons, self.options, self.runtime = analysis, reasons, options, runtime
+        self.costs = CostModel(analysis)
+        self._none = np.zeros(len(analysis.groups), np.int64)
+        self._latency: LatencyModel | None = None
+        exact = options.uniform and options.ratio is not None and not options.targets
+        most = uniform_counts(analysis, reasons, options.ratio or 0.0, options.round_to or 1) if exact else self._most()
+        share = 1.0 if options.uniform else 0.5
+        self.ranked = rank(
+            analysis, reasons, most, options, runtime, calibration, lambda name, done: tell(name, share * done)
+        )
+        self.curves: dict[int, Curve] = {}
+        if not options.uniform:
+            assert calibration is not None
+            trials = {number: found.ranking.trial for number, found in self.ranked.items()}
+            known = {number: trial for number, trial in trials.items() if trial is not None}
+            self.curves = sensitivities(
+                analysis, known, calibration, runtime, lambda name, done: tell(name, share * (1 + done))
+            )
+
+    def plan(self, targets: Sequence[Budget]) -> Plan:
+        """A plan within the ratio that was asked for and all `targets`. Raises NothingToRemove where one is out of
+        reach."""
+        try:
+            return self.plan_of(self.counts(self.limits(targets)))
+        except OutOfReach as error:
+            limit = error.limit
+            raise NothingToRemove(
+                f"{self.analysis.model.name}: {limit.name} cannot be brought to {limit.most:,.6g}; "
+                f"the least within reach is {error.least:,.6g}{self._shares(limit, error.least)}"
+            ) from None
+
+    def plan_of(self, counts: np.ndarray) -> Plan:
+        """The plan that removes so many units of each group."""
+        return choose(self.analysis, self.reasons, self.ranked, dict(enumerate(counts.tolist())))
+
+    def limits(self, targets: Sequence[Budget]) -> list[Limit]:
+        """Targets, other than a loss of accuracy, as limits of costs."""
+        found = []
+        for target in targets:
+            if target.name != "drop":
+                cost = {"macs": self.costs.macs, "params": self.costs.parameters, "bytes": self.costs.bytes}.get(
+                    target.name, self.latency.milliseconds if target.name == "latency" else None
+                )
+                assert cost is not None
+                found.append(Limit(target.name, cost, target.most(float(cost(self._none)))))
+        if self.options.ratio is not None and not (self.options.uniform and not found):
+            alike = self._alike(self.options.ratio)
+            found.append(Limit("macs", self.costs.macs, float(self.costs.macs(alike))))
+        return found
+
+    def counts(self, limits: list[Limit]) -> np.ndarray:
+        """Units that each group loses, int64 (groups,), within all limits. Raises OutOfReach."""
+        if not self.options.uniform:
+            return allocate(self.curves, self._levels(), len(self._none), limits)
+        if not limits:
+            return self._alike(self.options.ratio or 0.0)
+        low, high = 0.0, MOST_REMOVED
+        self._check(limits, self._alike(high))
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            low, high = (low, middle) if _within(limits, self._alike(middle)) else (middle, high)
+        return self._alike(high)
+
+    @property
+    def latency(self) -> LatencyModel:
+        """Measured when it is first asked for."""
+        if self._latency is None:
+            movable = np.array([number in self.ranked for number in range(len(self._none))])
+            self._latency = LatencyModel(self.analysis, self.runtime, movable)
+        return self._latency
+
+    def divergence(self, counts: np.ndarray) -> float:
+        """What the outputs are expected to move by, were the groups' shares to add up."""
+        return float(sum(curve.at(counts[number]) for number, curve in self.curves.items() if counts[number]))
+
+    def _most(self) -> dict[int, int]:
+        """How many units each group may lose."""
+        return {
+            number: min(int(group.free.sum()), int(MOST_REMOVED * group.units))
+            for number, (group, reason) in enumerate(zip(self.analysis.groups, self.reasons, strict=True))
+            if reason is None
+        }
+
+    def _levels(self) -> dict[int, np.ndarray]:
+        """Numbers of units that the groups may lose."""
+        groups = self.analysis.groups
+        return {n: levels(groups[n].units, most, self._block(groups[n])) for n, most in self._most().items()}
+
+    def _block(self, group: ChannelGroup) -> int:
+        """Of how many units a multiple stays."""
+        if self.options.round_to is not None:
+            return self.options.round_to
+        if group.units < SMALLEST_GROUP:
+            return group.units
+        sizes = (block_of(self.runtime), *SMALL_BLOCKS)
+        return next((size for size in sizes if group.units >= LEAST_BLOCKS * size), SMALL_BLOCKS[-1])
+
+    def _alike(self, ratio: float) -> np.ndarray:
+        """Units that go where all groups lose the same share."""
+        counts = self._none.copy()
+        for number, count in uniform_counts(self.analysis, self.reasons, ratio, self.options.round_to or 1).items():
+            counts[number] = min(count, int(self.analysis.groups[number].free.sum()))
+        return counts
+
+    def _shares(self, limit: Limit, least: float) -> str:
+        whole = float(limit.cost(self._none))
+        return f" ({least / whole:.3f} of the original's)" if whole > 0 else ""
+
+    @staticmethod
+    def _check(limits: list[Limit], counts: np.ndarray) -> None:
+        for limit in limits:
+            if float(limit.cost(counts)) > limit.most:
+                raise OutOfReach(limit, float(limit.cost(counts)))
+
+
+def _within(limits: list[Limit], counts: np.ndarray) -> bool:
+    return all(float(limit.cost(counts)) <= limit.most for limit in limits)
