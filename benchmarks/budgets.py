@@ -1,4 +1,4 @@
-"""Accuracy of real ImageNet classifiers within budgets: what is lost at so many of the MACs, and how many go for a loss.
+"""Real ImageNet classifiers within budgets: what is lost at so many of the MACs, and how many of them go for a loss.
 
     python benchmarks/budgets.py [--macs 0.9 0.8 0.7] [--drop 1] [--round-to 8] [--models mcunet_512kb_2mb_imagenet_160]
 

@@ -13,15 +13,15 @@ import onnx
 import onnxruntime as ort
 
 from .budgets import DEFAULT, budgets
-from .calibration.inputs import input_specs
-from .calibration.samples import EXPECTED, Calibration, calibrate, is_made_up, understatement
+from .calibration.samples import EXPECTED, Calibration, calibrate, is_made_up
 from .calibration.synthetic import AUTO
 from .calibration.user_samples import Source, check_source
 from .channels.groups import Analysis, analyse
 from .channels.probe import probe
 from .errors import MeasurementFailed, ModelError, NothingToRemove, UsageError, ValidationFailed, counted
 from .evaluation.advice import damage_warnings, speed_warnings, unused_options, why_nothing
-from .evaluation.drop import Judge, Trial, folds_as_trials, within_drop
+from .evaluation.drop import Judge, judge_of, within_drop
+from .evaluation.fast_enough import Made, fast_enough
 from .evaluation.inspection import file_report, group_reports
 from .evaluation.judging import NO_LABELS, Judging
 from .evaluation.layer_errors import measure_errors
@@ -176,33 +176,30 @@ class _Compression:
         """All stages."""
         started = time.perf_counter()
         self.judging.check()
-        working, origins = unshare(self.source)
+        working, self.origins = unshare(self.source)
         analysis, reasons = self.analyse(working)
         before = file_report(analysis, np.ones(analysis.classes.count, bool), self.source)
         calibration = self.sample(analysis, before.macs)
-        plan = self.choose(analysis, reasons, calibration)
-        task, restored = self.restore(analysis, plan, calibration)
-        errors = self.measure_layers(task, restored, calibration)
-        reshare(restored.model, origins)
-        validation = self.validate(restored.model, before.macs)
+        planner = self.planner(analysis, reasons, calibration)
+        made = fast_enough(planner, lambda: self.make(planner, calibration, before.macs))
         report = Report(
             versions=Versions(version("lbyl-onnx"), ort.__version__, self.options.run.provider),
             options=self.options,
             input=before,
-            output=file_report(analysis, plan.kept, replace(restored.model, path=None)),
+            output=file_report(analysis, made.plan.kept, replace(made.restored.model, path=None)),
             calibration=calibration.source if calibration is not None and self.measured else None,
-            groups=group_reports(plan, restored, errors),
-            validation=validation,
+            groups=group_reports(made.plan, made.restored, made.errors),
+            validation=made.validation,
             seconds=time.perf_counter() - started,
             fallbacks=tuple(self.fallbacks),
             warnings=(
                 *self.warnings,
                 *self.fallbacks,
-                *speed_warnings(validation, self.options.prune.round_to),
-                *damage_warnings(validation, self.options),
+                *speed_warnings(made.validation, self.options.prune.round_to),
+                *damage_warnings(made.validation, self.options),
             ),
         )
-        return CompressionResult(restored.model, report)
+        return CompressionResult(made.restored.model, report)
 
     def analyse(self, working: Model) -> tuple[Analysis, list[str | None]]:
         """Channel groups, and why those that stay whole do. Raises NothingToRemove where all of them do."""
@@ -233,18 +230,32 @@ class _Compression:
         self.warnings += calibration.warnings
         return calibration
 
-    def choose(self, analysis: Analysis, reasons: list[str | None], calibration: Calibration | None) -> Plan:
-        """Which units go; by weights alone where activations cannot be measured."""
+    def planner(self, analysis: Analysis, reasons: list[str | None], calibration: Calibration | None) -> Planner:
+        """What makes plans; by weights alone where activations cannot be measured."""
         self.telling.stage("choosing")
         prune, runtime = self.options.prune, self.options.run
         try:
-            planner = Planner(analysis, reasons, prune, runtime, calibration, self.telling.layer)
+            found = Planner(analysis, reasons, prune, runtime, calibration, self.telling.layer)
             self.measured |= self.criterion.needs_samples
+            return found
         except MeasurementFailed as error:
             criterion = self.without_samples(WITHOUT_SAMPLES[0], calibration, error)
-            prune = replace(prune, criterion=criterion, allocation="uniform")
-            planner = Planner(analysis, reasons, prune, runtime, None)
-        plan = self.within_budgets(planner, calibration)
+            return Planner(analysis, reasons, replace(prune, criterion=criterion, allocation="uniform"), runtime, None)
+
+    def make(self, planner: Planner, calibration: Calibration | None, macs: int) -> Made:
+        """A plan within the budgets, and what comes of it."""
+        self.telling.stage("planning")
+        judge = judge_of(planner, self.source, self.restoration, calibration, self.judging, self.options)
+        plan = self.choose(planner, judge)
+        task, restored = self.restore(planner.analysis, plan, calibration)
+        errors = self.measure_layers(task, restored, calibration)
+        reshare(restored.model, self.origins)
+        return Made(plan, restored, errors, self.validate(restored.model, macs))
+
+    def choose(self, planner: Planner, judge: Judge | None) -> Plan:
+        """Which units go."""
+        prune = planner.options
+        plan = planner.plan(prune.targets) if judge is None else within_drop(planner, prune.targets, judge)
         if plan.removes_nothing:
             raise NothingToRemove(why_nothing(self.source, [choice.reason for choice in plan.choices], prune))
         others = sorted({choice.criterion for choice in plan.choices if choice.criterion} - {prune.criterion})
@@ -256,25 +267,6 @@ class _Compression:
                 f"ranked by {', '.join(others)}"
             )
         return plan
-
-    def within_budgets(self, planner: Planner, calibration: Calibration | None) -> Plan:
-        """A plan that meets the targets. Raises NothingToRemove where there is none."""
-        targets = planner.options.targets
-        drop = next((target for target in targets if target.name == "drop"), None)
-        if drop is None:
-            return planner.plan(targets)
-
-        def restored(plan: Plan, samples: Calibration | None) -> Model:
-            task = RestoreTask(planner.analysis, plan, self.options.prune, self.options.run, samples)
-            return self.restoration.restore(task).model
-
-        specs = input_specs(self.source)
-        if self.evaluation is None and calibration is not None and calibration.fold_count > 1:
-            factor = understatement(specs, self.options.samples) if calibration.synthetic else 1.0
-            trials = folds_as_trials(calibration, factor)
-        else:
-            trials = [Trial(calibration, self.judging.samples(0))]
-        return within_drop(planner, targets, drop.value, Judge(self.source, restored, trials, self.options.run))
 
     def restore(self, analysis: Analysis, plan: Plan, calibration: Calibration | None) -> tuple[RestoreTask, Restored]:
         """Cut and make up for what went; from weights alone where activations cannot be measured."""

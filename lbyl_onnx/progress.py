@@ -9,8 +9,9 @@ from dataclasses import dataclass
 SHARES = {
     "analysing": 0.09,
     "sampling": 0.10,
-    "choosing": 0.25,
-    "restoring": 0.40,
+    "choosing": 0.35,
+    "planning": 0.10,
+    "restoring": 0.20,
     "measuring": 0.02,
     "validating": 0.14,
 }

@@ -63,8 +63,9 @@ class _Answers:
         losses = np.concatenate(self._losses)
         count, confidence = len(losses), self._confidence / len(losses)
         loss = float(losses.mean())
-        # one more answer than were seen to change keeps the interval from closing where none did
-        deviation = math.sqrt((float(((losses - loss) ** 2).sum()) + confidence**2) / count)
+        # one more change as dear as the dearest, or where none was seen a whole answer, keeps the interval from closing
+        unseen = float(losses.max()) or confidence
+        deviation = math.sqrt((float(((losses - loss) ** 2).sum()) + unseen**2) / count)
         reach = DEVIATIONS * deviation / math.sqrt(count)
         low, middle, high = (
             min(factor * each, 1.0) for each in (max(loss - reach, 0.0), loss, min(loss + reach, confidence))

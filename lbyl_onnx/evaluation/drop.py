@@ -13,24 +13,28 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..budgets import Budget
-from ..calibration.samples import Calibration
+from ..calibration.inputs import input_specs
+from ..calibration.samples import Calibration, understatement
 from ..calibration.user_samples import SampleSet
 from ..errors import NothingToRemove
 from ..model.model import Model
 from ..model.session import feed_batches, open_session
-from ..options import RunOptions
+from ..options import Options, RunOptions
+from ..restoration.methods import Restoration, RestoreTask
 from ..selection.allocation import Limit, OutOfReach
 from ..selection.plan import Plan
 from ..selection.planner import Planner
 from .comparison import Comparison
+from .judging import Judging
 from .output_errors import OutputErrors
 from .verdict import answers
 
+DROP = "drop"
 FIRST_SHARE = 0.08
 """Share of the multiply-accumulates that is taken away first."""
-LEAST_SHARE = 0.01
-PRECISION = 0.01
-"""Where the search ends: a share of the multiply-accumulates."""
+LEAST_SHARE = 0.005
+PRECISION = 0.15
+"""Where the search ends: a share of the share that is too much."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,29 @@ class Judge:
         return max((_points(each) for each in outputs.values()), default=0.0)
 
 
+def judge_of(
+    planner: Planner,
+    original: Model,
+    restoration: Restoration,
+    calibration: Calibration | None,
+    judging: Judging,
+    options: Options,
+) -> Judge | None:
+    """The judge of plans where a loss of accuracy is a target; None where it is not."""
+    if not any(target.name == DROP for target in planner.options.targets):
+        return None
+
+    def restored(plan: Plan, samples: Calibration | None) -> Model:
+        return restoration.restore(RestoreTask(planner.analysis, plan, options.prune, options.run, samples)).model
+
+    if judging.evaluation is not None or calibration is None or calibration.fold_count < 2:
+        trials = [Trial(calibration, judging.samples(0))]
+    else:
+        factor = understatement(input_specs(original), options.samples) if calibration.synthetic else 1.0
+        trials = folds_as_trials(calibration, factor)
+    return Judge(original, restored, trials, options.run)
+
+
 def folds_as_trials(calibration: Calibration, understates: float) -> list[Trial]:
     """One trial for each fold: restored from it, judged on the others."""
     found = []
@@ -80,11 +107,12 @@ def folds_as_trials(calibration: Calibration, understates: float) -> list[Trial]
     return found
 
 
-def within_drop(planner: Planner, targets: Sequence[Budget], points: float, judge: Judge) -> Plan:
-    """The plan of least multiply-accumulates that loses at most so many `points` and meets all other targets.
+def within_drop(planner: Planner, targets: Sequence[Budget], judge: Judge) -> Plan:
+    """The plan of least multiply-accumulates that meets all `targets`, a loss of accuracy among them.
 
     Raises NothingToRemove where even the smallest one loses more.
     """
+    points = min(target.value for target in targets if target.name == DROP)
     whole = float(planner.costs.macs(np.zeros(len(planner.analysis.groups))))
     others = planner.limits(targets)
     found: Plan | None = None
@@ -104,7 +132,7 @@ def within_drop(planner: Planner, targets: Sequence[Budget], points: float, judg
         return loss <= points
 
     share, low, high = FIRST_SHARE, 0.0, 1.0
-    while high - low > PRECISION and share >= LEAST_SHARE:
+    while high - low > PRECISION * high and share >= LEAST_SHARE:
         low, high = (share, high) if holds(share) else (low, share)
         share = min(2 * low, (low + high) / 2) if low else high / 2
     if found is None:

@@ -14,7 +14,7 @@ from ..errors import NothingToRemove
 from ..model.providers import block_of
 from ..options import PruneOptions, RunOptions
 from ..progress import Tell, untold
-from .allocation import Limit, OutOfReach, allocate, levels
+from .allocation import Cost, Limit, OutOfReach, allocate, levels
 from .latency_model import LatencyModel
 from .plan import Plan, choose, rank, uniform_counts
 from .sensitivity import Curve, sensitivities
@@ -33,7 +33,8 @@ HALVINGS = 12
 class Planner:
     """Ranked groups, what their units are worth to the output, and what everything costs.
 
-    `curves`: sensitivities by group number, none where all groups lose the same share. Raises MeasurementFailed where
+    `curves`: sensitivities by group number, none where all groups lose the same share. `latency_factor`: by how much
+    measured latencies are longer than predicted ones. Raises MeasurementFailed where
     activations cannot be measured.
     """
 
@@ -50,6 +51,8 @@ class Planner:
         self.costs = CostModel(analysis)
         self._none = np.zeros(len(analysis.groups), np.int64)
         self._latency: LatencyModel | None = None
+        self.latency_factor = 1.0
+        self._coarse = False
         exact = options.uniform and options.ratio is not None and not options.targets
         most = uniform_counts(analysis, reasons, options.ratio or 0.0, options.round_to or 1) if exact else self._most()
         share = 1.0 if options.uniform else 0.5
@@ -86,11 +89,9 @@ class Planner:
         found = []
         for target in targets:
             if target.name != "drop":
-                cost = {"macs": self.costs.macs, "params": self.costs.parameters, "bytes": self.costs.bytes}.get(
-                    target.name, self.latency.milliseconds if target.name == "latency" else None
-                )
-                assert cost is not None
-                found.append(Limit(target.name, cost, target.most(float(cost(self._none)))))
+                cost = self._cost(target.name)
+                factor = self.latency_factor if target.name == "latency" else 1.0
+                found.append(Limit(target.name, cost, target.most(float(cost(self._none))) / factor))
         if self.options.ratio is not None and not (self.options.uniform and not found):
             alike = self._alike(self.options.ratio)
             found.append(Limit("macs", self.costs.macs, float(self.costs.macs(alike))))
@@ -117,9 +118,26 @@ class Planner:
             self._latency = LatencyModel(self.analysis, self.runtime, movable)
         return self._latency
 
+    def coarsen(self) -> bool:
+        """Let only groups lose units that are made of the kernels' own blocks, and whole ones; whether that changes
+        anything."""
+        changes = not self._coarse and not self.options.uniform and self.options.round_to is None
+        self._coarse = self._coarse or changes
+        return changes
+
+    def refine(self) -> None:
+        """Take that back."""
+        self._coarse = False
+
     def divergence(self, counts: np.ndarray) -> float:
         """What the outputs are expected to move by, were the groups' shares to add up."""
         return float(sum(curve.at(counts[number]) for number, curve in self.curves.items() if counts[number]))
+
+    def _cost(self, name: str) -> Cost:
+        """What a budget of that name limits."""
+        if name == "latency":
+            return self.latency.milliseconds
+        return {"macs": self.costs.macs, "params": self.costs.parameters, "bytes": self.costs.bytes}[name]
 
     def _most(self) -> dict[int, int]:
         """How many units each group may lose."""
@@ -138,6 +156,8 @@ class Planner:
         """Of how many units a multiple stays."""
         if self.options.round_to is not None:
             return self.options.round_to
+        if self._coarse:
+            return block_of(self.runtime) if group.units % block_of(self.runtime) == 0 else group.units
         if group.units < SMALLEST_GROUP:
             return group.units
         sizes = (block_of(self.runtime), *SMALL_BLOCKS)
