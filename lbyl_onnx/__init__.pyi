@@ -1,6 +1,8 @@
 from .compression import CompressionResult, compress
 from .errors import LbylError, ModelError, NothingToRemove, UsageError, ValidationFailed
 from .evaluation.inspection import inspect
+from .evaluation.plan_file import FrontierPoint, PlannedGroup, PlanReport
+from .evaluation.planning import plan
 from .evaluation.records import (
     ClassComparison,
     FileReport,
@@ -26,6 +28,7 @@ __all__ = [
     "ClassComparison",
     "CompressionResult",
     "FileReport",
+    "FrontierPoint",
     "GroupReport",
     "Inspection",
     "LayerErrors",
@@ -38,6 +41,8 @@ __all__ = [
     "Options",
     "Outcome",
     "OutputComparison",
+    "PlanReport",
+    "PlannedGroup",
     "Progress",
     "PruneOptions",
     "Report",
@@ -50,6 +55,7 @@ __all__ = [
     "compress",
     "inspect",
     "load",
+    "plan",
     "save",
     "validate",
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numbers
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -22,6 +24,9 @@ EXPECTED = {
     "latency": "a share of the original's such as 0.75, or a time such as 5ms",
     "drop": "points of accuracy such as 1%",
 }
+
+
+_FORM = re.compile(r"(\d{1,3}(?:,\d{3})+|\d*\.?\d+(?:e[+-]?\d+)?|\d+\.)\s*([a-z%]*)")
 
 
 @dataclass(frozen=True)
@@ -61,19 +66,14 @@ def budget(name: str, given: float | str) -> Budget:
     """One budget. Raises UsageError where the name is none of BUDGETS or the value cannot be one."""
     if name not in BUDGETS:
         raise UsageError(f"{name!r} is unknown; expected one of {', '.join(BUDGETS)}", "target")
-    text = str(given).strip().replace(",", "")
-    digits = len(text.rstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ%"))
-    unit = text[digits:].strip().lower()
-    try:
-        value = float(text[:digits])
-    except ValueError:
-        value = -1.0
-    if not isinstance(given, str | int | float) or isinstance(given, bool) or not 0 < value < float("inf"):
-        value = -1.0 if name != "drop" or value != 0 else 0.0
-    known = UNITS[name]
-    if value < 0 or (unit and unit not in known):
+    known, found = UNITS[name], _FORM.fullmatch(str(given).strip().lower())
+    number = isinstance(given, str) or (isinstance(given, numbers.Real) and not isinstance(given, bool))
+    value = float(found[1].replace(",", "")) if found and number else -1.0
+    unit = found[2] if found else ""
+    whole = value * known.get(unit, 1.0)
+    if not 0 <= whole < float("inf") or (whole == 0 and name != "drop") or (unit and unit not in known):
         raise UsageError(f"{name}={given} is no budget; expected {EXPECTED[name]}", "target")
     share = name != "drop" and not unit and value <= 1
     if not share and not unit and "" not in known and isinstance(given, str):
         raise UsageError(f"{name}={given} has no unit; expected {EXPECTED[name]}", "target")
-    return Budget(name, value if share else value * known.get(unit, 1.0), share)
+    return Budget(name, value if share else whole, share)

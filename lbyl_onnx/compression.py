@@ -25,15 +25,15 @@ from .evaluation.fast_enough import Made, fast_enough
 from .evaluation.inspection import file_report, group_reports
 from .evaluation.judging import NO_LABELS, Judging
 from .evaluation.layer_errors import measure_errors
+from .evaluation.plan_file import PlanReport, executed, read_plan
 from .evaluation.records import LayerErrors, Report, Validation, Versions
-from .evaluation.validation import compare
+from .evaluation.validation import check_finite, compare
 from .evaluation.verdict import check_limits
 from .model.initializers import reshare, unshare
 from .model.model import Model
 from .model.providers import resolve
 from .model.reading import load
 from .model.session import open_session, run
-from .model.tensors import is_floating
 from .options import (
     DEFAULT_LAMBDA1,
     DEFAULT_LAMBDA2,
@@ -82,6 +82,7 @@ def compress(
     round_to: int | None = None,
     target: Mapping[str, float | str] | None = None,
     allocation: str = "auto",
+    plan: PlanReport | str | Path | None = None,
     threads: int | None = None,
     include: str | None = None,
     exclude: str | None = None,
@@ -116,6 +117,7 @@ def compress(
             ("4MB", "5ms"), and "drop", points of accuracy ("1%").
         allocation: "sensitivity" (by what each group does to the outputs), "uniform" (all groups alike, as in the
             papers) or "auto" (uniform where the criterion is another than "obs").
+        plan: what `lbyl_onnx.plan` returned, or a file of it, which is carried out in place of all that.
         threads: of one operator in onnxruntime (None: its choice).
         include, exclude: regular expressions searched in producers' node names.
         calibration: what activations are measured on: "auto" ("photos" for images of one or three channels, else
@@ -139,7 +141,10 @@ def compress(
     """
     check_source(calibration, EXPECTED)
     given = calibration if isinstance(calibration, str | Path) else "arrays"
-    targets = budgets(target) or (() if ratio is not None else DEFAULT)
+    planned = None if plan is None else read_plan(plan)
+    if planned is not None and (ratio is not None or target):
+        raise UsageError("says already how much goes; leave out ratio and target", "plan")
+    targets = budgets(target) or (() if ratio is not None or planned else DEFAULT)
     options = Options(
         PruneOptions(
             ratio, criterion, restore, scope, round_to, include, exclude, lambda1, lambda2, seed, allocation, targets
@@ -151,7 +156,7 @@ def compress(
         validation,
         layer_errors,
     )
-    return _Compression(load(model), options, calibration, evaluation, Telling(progress)).run()
+    return _Compression(load(model), options, calibration, evaluation, Telling(progress)).run(planned)
 
 
 class _Compression:
@@ -172,16 +177,19 @@ class _Compression:
         self.fallbacks: list[str] = []
         self.warnings: list[str] = unused_options(options)
 
-    def run(self) -> CompressionResult:
-        """All stages."""
+    def run(self, planned: PlanReport | None) -> CompressionResult:
+        """All stages, or those that a plan leaves to do."""
         started = time.perf_counter()
         self.judging.check()
         working, self.origins = unshare(self.source)
         analysis, reasons = self.analyse(working)
         before = file_report(analysis, np.ones(analysis.classes.count, bool), self.source)
         calibration = self.sample(analysis, before.macs)
-        planner = self.planner(analysis, reasons, calibration)
-        made = fast_enough(planner, lambda: self.make(planner, calibration, before.macs))
+        if planned is not None:
+            made = self.finish(analysis, executed(planned, analysis, reasons), calibration, before.macs)
+        else:
+            planner = self.planner(analysis, reasons, calibration)
+            made = fast_enough(planner, lambda: self.make(planner, calibration, before.macs))
         report = Report(
             versions=Versions(version("lbyl-onnx"), ort.__version__, self.options.run.provider),
             options=self.options,
@@ -245,9 +253,17 @@ class _Compression:
     def make(self, planner: Planner, calibration: Calibration | None, macs: int) -> Made:
         """A plan within the budgets, and what comes of it."""
         self.telling.stage("planning")
-        judge = judge_of(planner, self.source, self.restoration, calibration, self.judging, self.options)
-        plan = self.choose(planner, judge)
-        task, restored = self.restore(planner.analysis, plan, calibration)
+
+        def restored(plan: Plan, samples: Calibration | None) -> Model:
+            return self.restore(planner.analysis, plan, samples)[1].model
+
+        judge = judge_of(planner, self.source, restored, calibration, self.judging)
+        return self.finish(planner.analysis, self.choose(planner, judge), calibration, macs)
+
+    def finish(self, analysis: Analysis, plan: Plan, calibration: Calibration | None, macs: int) -> Made:
+        """What comes of a plan."""
+        self.telling.stage("restoring")
+        task, restored = self.restore(analysis, plan, calibration)
         errors = self.measure_layers(task, restored, calibration)
         reshare(restored.model, self.origins)
         return Made(plan, restored, errors, self.validate(restored.model, macs))
@@ -270,14 +286,13 @@ class _Compression:
 
     def restore(self, analysis: Analysis, plan: Plan, calibration: Calibration | None) -> tuple[RestoreTask, Restored]:
         """Cut and make up for what went; from weights alone where activations cannot be measured."""
-        self.telling.stage("restoring")
         task = RestoreTask(analysis, plan, self.options.prune, self.options.run, calibration, self.telling.layer)
         try:
             restored = self.restoration.restore(task)
             self.measured |= self.restoration.needs_samples
         except MeasurementFailed as error:
             restored = restoration_named(self.without_samples(WITHOUT_SAMPLES[1], calibration, error)).restore(task)
-        self.check_finite(restored.model)
+        check_finite(self.source, restored.model)
         return task, restored
 
     def without_samples(self, stand_in: str, calibration: Calibration | None, error: MeasurementFailed) -> str:
@@ -291,7 +306,8 @@ class _Compression:
             except ModelError as reason:
                 message = f"the model does not take the calibration samples ({calibration.source}): {reason}"
                 raise UsageError(message) from reason
-        self.fallbacks.append(f"activations cannot be measured ({error}); {stand_in} was used instead")
+        told = f"activations cannot be measured ({error}); {stand_in} was used instead"
+        self.fallbacks += [told] if told not in self.fallbacks else []
         return stand_in
 
     def measure_layers(
@@ -309,18 +325,6 @@ class _Compression:
         except MeasurementFailed as error:
             self.fallbacks.append(f"the errors of single layers cannot be measured ({error})")
             return empty
-
-    def check_finite(self, compressed: Model) -> None:
-        """Raise ValidationFailed where a weight has left its type's range."""
-        for name, array in compressed.weights.items():
-            before = self.source.weights.get(name)
-            if before is not None and is_floating(array) and array is not before:
-                ours = array.astype(np.float32)
-                if not np.isfinite(ours).all() and np.isfinite(before.astype(np.float32)).all():
-                    raise ValidationFailed(
-                        f"weight {name!r} overflows {array.dtype} after restoring; use --restore none or larger "
-                        "--lambda2"
-                    )
 
     def validate(self, compressed: Model, macs: int) -> Validation | None:
         """Both models side by side, if that was asked for, on samples that nothing was fitted to. Raises

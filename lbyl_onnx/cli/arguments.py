@@ -59,6 +59,16 @@ Allocation = Annotated[
         "obs).",
     ),
 ]
+PlanFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--plan", readable=False, metavar="PATH.json", help="Carry out what plan --json wrote, edited or not."
+    ),
+]
+PlanTarget = Annotated[
+    Path | None,
+    typer.Option("--json", readable=False, metavar="PATH.json", help="Write the plan here (-: standard output)."),
+]
 Threads = Annotated[int | None, typer.Option(metavar="N", help="onnxruntime's threads; default: its choice.")]
 Restore = Annotated[str, typer.Option(metavar="|".join(RESTORATIONS), help="How to make up for them.")]
 Criterion = Annotated[str, typer.Option(metavar="|".join(CRITERIA), help="Which units go first.")]
@@ -149,11 +159,11 @@ def parse_targets(texts: list[str] | None) -> dict[str, float | str]:
     """Budgets by name from texts such as "macs=0.8"; UsageError where one is not of this form, or given twice."""
     found: dict[str, float | str] = {}
     for text in texts or []:
-        name, sign, value = text.partition("=")
+        name, sign, value = (part.strip() for part in text.partition("="))
         if not sign or name in found:
-            why = "is given twice" if name in found else "is not of the form NAME=VALUE, such as macs=0.8"
+            why = "is given twice" if sign else "is not of the form NAME=VALUE, such as macs=0.8"
             raise UsageError(f"--target {text!r} {why}")
-        found[name.strip()] = value
+        found[name] = value
     return found
 
 

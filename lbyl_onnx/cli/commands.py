@@ -8,7 +8,7 @@ from pathlib import Path
 from .. import compression
 from ..calibration.synthetic import AUTO
 from ..compression import DEFAULT_LAMBDA1, DEFAULT_LAMBDA2
-from ..evaluation import inspection, tables, validation
+from ..evaluation import inspection, planning, tables, validation
 from ..evaluation.records import to_json
 from ..model.model import Model
 from ..model.reading import load
@@ -38,6 +38,8 @@ from .arguments import (
     MinSqnr,
     NoValidate,
     Original,
+    PlanFile,
+    PlanTarget,
     Provider,
     Quiet,
     Ratio,
@@ -57,7 +59,7 @@ from .arguments import (
     parse_targets,
 )
 from .screen import STANDARD, console, print_agreement, print_compression, print_error, progress, waiting
-from .targets import check_targets, write_result
+from .targets import check_plan, check_targets, write_plan, write_result
 
 
 def compress(
@@ -66,6 +68,7 @@ def compress(
     ratio: Ratio = None,
     budget: Budgets = None,
     allocation: Allocation = "auto",
+    plan_file: PlanFile = None,
     restore: Restore = "moments",
     criterion: Criterion = "obs",
     lambda1: Lambda1 = DEFAULT_LAMBDA1,
@@ -110,6 +113,7 @@ def compress(
             scope=scope,
             target=parse_targets(budget),
             allocation=allocation,
+            plan=plan_file,
             round_to=parse_rounding(round_to),
             threads=threads,
             include=include,
@@ -134,6 +138,62 @@ def compress(
         print_compression(console(stderr=STANDARD in (target, report)), record, written)
     for warning in record.warnings:
         print_error(f"warning: {warning}")
+
+
+def plan(
+    model: Inspected,
+    ratio: Ratio = None,
+    budget: Budgets = None,
+    scope: Scope = "chains",
+    round_to: RoundTo = "auto",
+    include: Include = None,
+    exclude: Exclude = None,
+    calibration: CalibrationData = AUTO,
+    samples: CalibrationSamples = None,
+    mean: Mean = None,
+    std: Std = None,
+    input_range: InputRange = None,
+    shape: Shape = None,
+    seed: Seed = 0,
+    provider: Provider = "auto",
+    threads: Threads = None,
+    custom_ops_library: Library = None,
+    json: PlanTarget = None,
+    force: Force = False,
+) -> None:
+    """Measure what each group of a model is worth to its outputs, what ten budgets would cost, and plan for one of them
+    (default: macs=0.8); `compress --plan` carries that out.
+
+    Exit codes: 0 done, 1 internal error, 2 wrong usage, 3 unreadable or invalid model, 4 nothing could be removed, 130
+    interrupted.
+    """
+    if json is not None:
+        check_plan(model, json, force)
+    with progress() as tell:
+        found = planning.plan(
+            _read(model),
+            ratio,
+            target=parse_targets(budget),
+            scope=scope,
+            round_to=parse_rounding(round_to),
+            include=include,
+            exclude=exclude,
+            calibration=calibration,
+            samples=samples,
+            shapes=parse_shapes(shape),
+            normalisation=parse_normalisation(mean, std, input_range),
+            seed=seed,
+            provider=provider,
+            threads=threads,
+            custom_ops_library=custom_ops_library,
+            progress=tell,
+        )
+    screen = console(stderr=json == STANDARD)
+    screen.print(tables.plan_table(found, screen.width))
+    screen.print()
+    screen.print(tables.frontier_table(found))
+    if json is not None:
+        write_plan(found, json)
 
 
 def inspect(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..compression import CompressionResult
 from ..errors import UsageError
+from ..evaluation.plan_file import PlanReport
 from ..evaluation.records import Report
 from ..model.reading import load
 from ..model.writing import save
@@ -25,6 +26,17 @@ def check_targets(source: Path, target: Path, report: Path | None, force: bool) 
     for path, option in ((target, ""), (report, "--report ")):
         if path is not None and path != STANDARD:
             _check_target(path, option, source, force)
+
+
+def check_plan(source: Path, path: Path, force: bool) -> None:
+    """The same for a plan."""
+    if path != STANDARD:
+        _check_target(path, "--json ", source, force)
+
+
+def write_plan(plan: PlanReport, path: Path) -> None:
+    """Write a plan, whole or not at all."""
+    _write_text(plan.to_json(), path)
 
 
 def _check_target(path: Path, option: str, source: Path, force: bool) -> None:

@@ -1,26 +1,26 @@
 """As small as it gets within a loss of accuracy: how much a plan loses, and the search for the least that does not lose
 more.
 
-Where there are no labels, the loss is that of trial results, each restored from one fold of the samples and judged on
-the other: on samples that nothing was fitted to, and all of them. The final result, restored from all, loses less.
+Where there are no labels, the loss is what is expected on samples that nothing was fitted to: of the user's own samples
+trial results are restored from one fold and judged on the other, for all folds; where samples are made up, they are
+judged on crops of other pictures, which the comparison at the end does not see.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..budgets import Budget
-from ..calibration.inputs import input_specs
-from ..calibration.samples import Calibration, understatement
+from ..calibration.samples import Calibration
 from ..calibration.user_samples import SampleSet
-from ..errors import NothingToRemove
+from ..errors import NothingToRemove, ValidationFailed
 from ..model.model import Model
 from ..model.session import feed_batches, open_session
-from ..options import Options, RunOptions
-from ..restoration.methods import Restoration, RestoreTask
+from ..options import RunOptions
 from ..selection.allocation import Limit, OutOfReach
 from ..selection.plan import Plan
 from ..selection.planner import Planner
@@ -37,6 +37,10 @@ PRECISION = 0.15
 """Where the search ends: a share of the share that is too much."""
 
 
+Restore = Callable[[Plan, Calibration | None], Model]
+"""Makes the result of a plan from a calibration."""
+
+
 @dataclass(frozen=True)
 class Trial:
     """One way to try a plan: restore it from a `calibration`, judge it on `samples`."""
@@ -51,7 +55,7 @@ class Judge:
     def __init__(
         self,
         original: Model,
-        restore: Callable[[Plan, Calibration | None], Model],
+        restore: Restore,
         trials: Sequence[Trial],
         runtime: RunOptions,
     ) -> None:
@@ -74,36 +78,26 @@ class Judge:
 
 
 def judge_of(
-    planner: Planner,
-    original: Model,
-    restoration: Restoration,
-    calibration: Calibration | None,
-    judging: Judging,
-    options: Options,
+    planner: Planner, original: Model, restore: Restore, calibration: Calibration | None, judging: Judging
 ) -> Judge | None:
     """The judge of plans where a loss of accuracy is a target; None where it is not."""
     if not any(target.name == DROP for target in planner.options.targets):
         return None
-
-    def restored(plan: Plan, samples: Calibration | None) -> Model:
-        return restoration.restore(RestoreTask(planner.analysis, plan, options.prune, options.run, samples)).model
-
-    if judging.evaluation is not None or calibration is None or calibration.fold_count < 2:
-        trials = [Trial(calibration, judging.samples(0))]
+    if judging.evaluation is None and calibration is not None and not calibration.synthetic:
+        trials = folds_as_trials(calibration)
     else:
-        factor = understatement(input_specs(original), options.samples) if calibration.synthetic else 1.0
-        trials = folds_as_trials(calibration, factor)
-    return Judge(original, restored, trials, options.run)
+        trials = [Trial(calibration, judging.deciding())]
+    return Judge(original, restore, trials, planner.runtime)
 
 
-def folds_as_trials(calibration: Calibration, understates: float) -> list[Trial]:
-    """One trial for each fold: restored from it, judged on the others."""
+def folds_as_trials(calibration: Calibration) -> list[Trial]:
+    """One trial for each fold, restored from it and judged on the others; of a single fold, on the very samples."""
     found = []
     for fold in range(calibration.fold_count):
-        judged = [batch for batch, each in zip(calibration.batches, calibration.folds, strict=True) if each != fold]
+        folds = zip(calibration.batches, calibration.folds, strict=True)
+        judged = [batch for batch, each in folds if each != fold or calibration.fold_count == 1]
         arrays = {name: np.concatenate([batch[name] for batch in judged]) for name in judged[0]}
-        samples = SampleSet(arrays, None, calibration.source, understates=understates)
-        found.append(Trial(calibration.only(fold), samples))
+        found.append(Trial(calibration.only(fold), SampleSet(arrays, None, calibration.source)))
     return found
 
 
@@ -115,6 +109,8 @@ def within_drop(planner: Planner, targets: Sequence[Budget], judge: Judge) -> Pl
     points = min(target.value for target in targets if target.name == DROP)
     whole = float(planner.costs.macs(np.zeros(len(planner.analysis.groups))))
     others = planner.limits(targets)
+    if others:
+        planner.plan(targets)
     found: Plan | None = None
     nearest = float("inf")
 
@@ -125,7 +121,10 @@ def within_drop(planner: Planner, targets: Sequence[Budget], judge: Judge) -> Pl
         except OutOfReach:
             return False
         plan = planner.plan_of(counts)
-        loss = judge.loss(plan) if counts.any() else 0.0
+        try:
+            loss = judge.loss(plan) if counts.any() else 0.0
+        except ValidationFailed:  # not finite, or does not run
+            loss = float("inf")
         nearest = min(nearest, loss)
         if loss <= points and counts.any():
             found = plan
@@ -136,9 +135,14 @@ def within_drop(planner: Planner, targets: Sequence[Budget], judge: Judge) -> Pl
         low, high = (share, high) if holds(share) else (low, share)
         share = min(2 * low, (low + high) / 2) if low else high / 2
     if found is None:
+        if not math.isfinite(nearest):
+            raise NothingToRemove(
+                f"{planner.analysis.model.name}: no group has enough units to lose some; try --round-to 1"
+            )
+        allowed = math.ceil(10 * nearest) / 10
         raise NothingToRemove(
-            f"{planner.analysis.model.name}: no unit can go within {points:g} points of accuracy; the nearest loses "
-            f"{nearest:.1f} (--target drop={nearest:.1f}% allows that, samples like those it will see may help)"
+            f"{planner.analysis.model.name}: no unit can go within {points:g} points of accuracy; the nearest is "
+            f"expected to lose up to {allowed:g} (--target drop={allowed:g}% allows that; more samples narrow it down)"
         )
     return found
 

@@ -18,6 +18,8 @@ NO_LABELS = (
     "has no labels for the classes of an output; expected an array `labels` in an .npz file, or a folder with one "
     "sub-folder for each class, named with its number where there are fewer"
 )
+DECIDING = 256
+"""Made-up samples that a loss of accuracy is decided on."""
 MAX_EVALUATED = 2048
 """Images of a folder that accuracies are measured on at most."""
 
@@ -39,6 +41,12 @@ class Judging:
                 given = open_samples(input_specs(self.model), self.evaluation, self.options, LABELLED)
                 if given.take(np.arange(1)).labels is None:
                     raise UsageError(f"{given.source}: {NO_LABELS}", "eval")
+
+    def deciding(self) -> SampleSet:
+        """The same labelled samples, or made-up ones that are others than in the end."""
+        if self.evaluation is not None:
+            return self.samples(0)
+        return unseen(self.model, self.given, replace(self.options, seed=self.options.seed + 1), count=DECIDING)
 
     def samples(self, macs: int) -> SampleSet:
         """The user's labelled samples, or others that were not measured on. `macs`: of the model, where it decides how

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 from rich.console import JustifyMethod
 from rich.table import Table
 
 from ..errors import counted
 from ..restoration.methods import RESTORATIONS
+from ..selection.sensitivity import Curve
+from .plan_file import PlannedGroup, PlanReport
 from .records import GroupReport, Inspection, Report, Validation
 
 Row = tuple[str, ...]
@@ -16,6 +19,9 @@ Row = tuple[str, ...]
 BELOW = " -> "
 GAP = 2
 NAME_MINIMUM = 16
+BARS = "▁▂▃▄▅▆▇█"
+FAINTEST, LOUDEST = 1e-3, 3.0
+"""Divergences that the lowest and the highest bar of a curve stand for."""
 REASON_SHARE = 4
 """The column of reasons has at least this fraction of the width."""
 
@@ -37,6 +43,46 @@ def groups_table(inspection: Inspection, width: int) -> Table:
         header = (f"Producers\n{BELOW}consumers", *header[2:])
         rows = [(_stacked(made, used, max(room, NAME_MINIMUM)), *others) for made, used, *others in rows]
     return _table(header, rows, numbers=slice(-4, -1), wrapped=header[-1])
+
+
+def plan_table(report: PlanReport, width: int) -> Table:
+    """One row for each group that may lose units: its size, what its units are worth, and how many are to go."""
+    header: Row = ("Group", "Units", "MACs", "Sensitivity", "To go")
+    rows: list[Row] = [
+        (names(group.producers), str(group.units), compact(group.macs), sparkline(group), str(group.removed))
+        for group in report.groups
+        if group.reason is None
+    ]
+    room = width - sum(_widths(header, rows)[1:]) - GAP * (len(header) - 1)
+    return _table(header, [(shorten(name, max(room, NAME_MINIMUM)), *others) for name, *others in rows], slice(1, None))
+
+
+def frontier_table(report: PlanReport) -> Table:
+    """One row for each budget: what stays, and how far the outputs are expected to move, and did."""
+    header: Row = ("Budget", "MACs", "Params", "Predicted divergence", "Measured")
+    rows: list[Row] = [
+        (
+            f"macs={point.share:g}",
+            f"{point.macs:,}",
+            f"{point.parameters:,}",
+            f"{point.predicted:.3g}",
+            "" if point.measured is None else f"{point.measured:.3g}",
+        )
+        for point in report.frontier
+    ]
+    return _table(header, rows, slice(1, None))
+
+
+def sparkline(group: PlannedGroup) -> str:
+    """What the outputs lose without 1/8, 2/8, ... 7/8 of a group's units, from FAINTEST to LOUDEST in equal factors;
+    a dot where that was not measured."""
+    if not group.curve:
+        return ""
+    curve = Curve(*(np.array(column) for column in zip(*group.curve, strict=True)))
+    values = curve.at(np.arange(1, len(BARS)) * group.units / len(BARS))
+    reach = np.log(LOUDEST / FAINTEST)
+    places = np.clip(np.log(np.maximum(values, FAINTEST) / FAINTEST) / reach * len(BARS), 0, len(BARS) - 1)
+    return "".join(BARS[int(place)] if np.isfinite(value) else "." for place, value in zip(places, values, strict=True))
 
 
 def totals(inspection: Inspection) -> str:

@@ -19,6 +19,7 @@ from ..model.model import Model
 from ..model.providers import resolve
 from ..model.reading import load
 from ..model.session import feed_batches, open_session
+from ..model.tensors import is_floating
 from ..options import Normalisation, RunOptions, SampleOptions
 from .advice import unused_beside_data
 from .comparison import Comparison
@@ -103,6 +104,18 @@ def compare(original: Model, compressed: Source, evaluation: SampleSet, runtime:
         accuracy_after=accuracies[1],
         verdict=verdict(outputs, accuracies),
     )
+
+
+def check_finite(original: Model, compressed: Model) -> None:
+    """Raise ValidationFailed where a weight has left its type's range."""
+    for name, array in compressed.weights.items():
+        before = original.weights.get(name)
+        if before is not None and is_floating(array) and array is not before:
+            ours = array.astype(np.float32)
+            if not np.isfinite(ours).all() and np.isfinite(before.astype(np.float32)).all():
+                raise ValidationFailed(
+                    f"weight {name!r} overflows {array.dtype} after restoring; use --restore none or larger --lambda2"
+                )
 
 
 def _check_interface(before: ort.InferenceSession, after: ort.InferenceSession) -> None:

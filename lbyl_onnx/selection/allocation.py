@@ -64,7 +64,7 @@ def allocate(
             return _given_back(steps, removed, limits)
         rows = steps.beyond(removed)
         if not len(rows.removed):
-            worst = int(excess.argmax())
+            worst = int((excess / [max(limit.most, 1e-9) for limit in limits]).argmax())
             raise OutOfReach(limits[worst], float(limits[worst].cost(removed)))
         saved = np.zeros(len(rows.removed))
         for limit, over in zip(limits, excess, strict=True):
@@ -127,6 +127,6 @@ def _given_back(steps: _Steps, removed: np.ndarray, limits: list[Limit]) -> np.n
         holds = np.all([limit.cost(rows.removed) <= limit.most for limit in limits], axis=0)
         gain = np.where(holds, -rows.added, -np.inf)
         best = int(gain.argmax())
-        if gain[best] <= 0:
+        if gain[best] < 0:
             return removed
         removed = rows.removed[best]

@@ -15,6 +15,7 @@ from ..model.providers import block_of
 from ..options import PruneOptions, RunOptions
 from ..progress import Tell, untold
 from .allocation import Cost, Limit, OutOfReach, allocate, levels
+from .criteria import Trial
 from .latency_model import LatencyModel
 from .plan import Plan, choose, rank, uniform_counts
 from .sensitivity import Curve, sensitivities
@@ -55,6 +56,8 @@ class Planner:
         self._coarse = False
         exact = options.uniform and options.ratio is not None and not options.targets
         most = uniform_counts(analysis, reasons, options.ratio or 0.0, options.round_to or 1) if exact else self._most()
+        self._calibration, self._tell = calibration, tell
+        self._fine = False
         share = 1.0 if options.uniform else 0.5
         self.ranked = rank(
             analysis, reasons, most, options, runtime, calibration, lambda name, done: tell(name, share * done)
@@ -62,10 +65,9 @@ class Planner:
         self.curves: dict[int, Curve] = {}
         if not options.uniform:
             assert calibration is not None
-            trials = {number: found.ranking.trial for number, found in self.ranked.items()}
-            known = {number: trial for number, trial in trials.items() if trial is not None}
+            self._trials = {number: self._trial(number, most[number]) for number in self.ranked}
             self.curves = sensitivities(
-                analysis, known, calibration, runtime, lambda name, done: tell(name, share * (1 + done))
+                analysis, self._trials, calibration, runtime, lambda name, done: tell(name, share * (1 + done))
             )
 
     def plan(self, targets: Sequence[Budget]) -> Plan:
@@ -93,14 +95,18 @@ class Planner:
                 factor = self.latency_factor if target.name == "latency" else 1.0
                 found.append(Limit(target.name, cost, target.most(float(cost(self._none))) / factor))
         if self.options.ratio is not None and not (self.options.uniform and not found):
-            alike = self._alike(self.options.ratio)
+            alike = self._alike(self.options.ratio, 1)
             found.append(Limit("macs", self.costs.macs, float(self.costs.macs(alike))))
         return found
 
     def counts(self, limits: list[Limit]) -> np.ndarray:
         """Units that each group loses, int64 (groups,), within all limits. Raises OutOfReach."""
         if not self.options.uniform:
-            return allocate(self.curves, self._levels(), len(self._none), limits)
+            try:
+                return allocate(self.curves, self._levels(), len(self._none), limits)
+            except OutOfReach:
+                self._look_further()
+                return allocate(self.curves, self._levels(), len(self._none), limits)
         if not limits:
             return self._alike(self.options.ratio or 0.0)
         low, high = 0.0, MOST_REMOVED
@@ -133,6 +139,22 @@ class Planner:
         """What the outputs are expected to move by, were the groups' shares to add up."""
         return float(sum(curve.at(counts[number]) for number, curve in self.curves.items() if counts[number]))
 
+    def _trial(self, number: int, most: int) -> Trial:
+        """How a group's units would go by samples of one fold; as they are ranked where no consumer was measured."""
+        ranking = self.ranked[number].ranking
+        free = np.where(self.analysis.groups[number].free, ranking.importance, np.inf)
+        return ranking.trial or Trial(np.argsort(free, kind="stable")[:most], ())
+
+    def _look_further(self) -> None:
+        """Measure heavier cuts too, and let any number of units go."""
+        if self._fine:
+            return
+        assert self._calibration is not None
+        self._fine = True
+        self.curves |= sensitivities(
+            self.analysis, self._trials, self._calibration, self.runtime, self._tell, self.curves
+        )
+
     def _cost(self, name: str) -> Cost:
         """What a budget of that name limits."""
         if name == "latency":
@@ -156,6 +178,8 @@ class Planner:
         """Of how many units a multiple stays."""
         if self.options.round_to is not None:
             return self.options.round_to
+        if self._fine:
+            return 1
         if self._coarse:
             return block_of(self.runtime) if group.units % block_of(self.runtime) == 0 else group.units
         if group.units < SMALLEST_GROUP:
@@ -163,10 +187,10 @@ class Planner:
         sizes = (block_of(self.runtime), *SMALL_BLOCKS)
         return next((size for size in sizes if group.units >= LEAST_BLOCKS * size), SMALL_BLOCKS[-1])
 
-    def _alike(self, ratio: float) -> np.ndarray:
+    def _alike(self, ratio: float, round_to: int | None = None) -> np.ndarray:
         """Units that go where all groups lose the same share."""
-        counts = self._none.copy()
-        for number, count in uniform_counts(self.analysis, self.reasons, ratio, self.options.round_to or 1).items():
+        counts, size = self._none.copy(), round_to or self.options.round_to or 1
+        for number, count in uniform_counts(self.analysis, self.reasons, ratio, size).items():
             counts[number] = min(count, int(self.analysis.groups[number].free.sum()))
         return counts
 

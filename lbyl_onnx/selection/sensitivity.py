@@ -25,6 +25,7 @@ from ..channels.groups import Analysis, ChannelGroup, WeightAxis
 from ..errors import MeasurementFailed
 from ..model.graph import GraphIndex
 from ..model.model import Model
+from ..model.nodes import reads
 from ..model.weight_layer import WeightLayer, weight_layer
 from ..options import RunOptions
 from ..progress import Tell, untold
@@ -36,6 +37,8 @@ LATER_SHARE, EARLIER_SHARE = 0.75, 0.0625
 """One more share: the larger where half of the units can be spared, the smaller where they cannot."""
 SPARED = 0.1
 """Divergence below which they can."""
+FAR_SHARES = (0.75, 0.875)
+"""Shares that are measured where a budget is out of reach otherwise."""
 RIDGE = 0.1
 """Of the refits, relative to the mean variance."""
 JUDGED_ELEMENTS = 128 * 3 * 224 * 224
@@ -75,8 +78,10 @@ def sensitivities(
     calibration: Calibration,
     options: RunOptions,
     tell: Tell = untold,
+    known: Mapping[int, Curve] | None = None,
 ) -> dict[int, Curve]:
-    """The curves of all groups that have trials, by group number; without those whose loss cannot be measured.
+    """The curves of all groups that have trials, by group number; without those whose loss cannot be measured. Those
+    that are `known` are followed further, to FAR_SHARES.
 
     Raises MeasurementFailed where onnxruntime refuses a run or no output tells anything.
     """
@@ -86,7 +91,7 @@ def sensitivities(
         starts = {number: min(axis.node for axis in analysis.groups[number].consumers) for number in trials}
         for index, number in enumerate(sorted(trials, key=starts.__getitem__)):
             tell(analysis.groups[number].name, index / len(trials))
-            curve = measuring.curve(analysis.groups[number], trials[number])
+            curve = measuring.curve(analysis.groups[number], trials[number], (known or {}).get(number))
             if curve is not None:
                 found[number] = curve
         return found
@@ -110,18 +115,21 @@ class _Measuring:
         if not any(self._wanted):
             raise MeasurementFailed("no output is a tensor of floating-point numbers")
 
-    def curve(self, group: ChannelGroup, trial: Trial) -> Curve | None:
-        """The curve of one group; None where no output follows it."""
+    def curve(self, group: ChannelGroup, trial: Trial, known: Curve | None = None) -> Curve | None:
+        """The curve of one group, or what is `known` of it and its further course; None where no output follows it."""
         first = min(axis.node for axis in group.consumers)
         self.run.approach(self._index.nodes[first].output[0])
         cut = _CutGroup(self._analysis, self._index, group, trial)
         nodes = cut.rewired(self.run.ahead())
-        made = {name for node in nodes for name in node.output}
-        outputs = [name for name in self._wanted[0] if name in made]
+        followed = {self._index.nodes[axis.node].output[0] for axis in group.consumers}
+        for node in self.run.ahead():
+            if not followed.isdisjoint(reads(node)):
+                followed.update(node.output)
+        outputs = [name for name in self._wanted[0] if name in followed]
         if not outputs:
             return None
         rest = self.run.rest(nodes, cut.given(0), outputs)
-        found: dict[int, float] = {}
+        found = dict(zip(known.removed.tolist(), known.divergence.tolist(), strict=True)) if known else {}
 
         def measure(share: float) -> float:
             count = min(max(1, round(share * group.units)), len(trial.order))
@@ -129,8 +137,10 @@ class _Measuring:
                 found[count] = self._divergence(rest(cut.given(count)), outputs)
             return found[count]
 
-        half = [measure(share) for share in FIRST_SHARES][-1]
-        measure(LATER_SHARE if half < SPARED else EARLIER_SHARE)
+        shares = FAR_SHARES if known else FIRST_SHARES
+        last = [measure(share) for share in shares][-1]
+        if not known:
+            measure(LATER_SHARE if last < SPARED else EARLIER_SHARE)
         counts = np.array(sorted(found), np.int64)
         return Curve(counts, np.maximum.accumulate([found[count] for count in counts.tolist()]))
 
@@ -144,7 +154,7 @@ class _Measuring:
                 lost[name] += loss
                 whole[name] += size
         shares = [lost[name] / whole[name] for name in outputs if whole[name] > 0]
-        return float(np.nan_to_num(np.mean(shares), nan=np.inf)) if shares else 0.0
+        return float(np.nan_to_num(np.mean(shares), nan=np.inf, posinf=np.inf)) if shares else 0.0
 
 
 class _CutGroup:
@@ -167,8 +177,12 @@ class _CutGroup:
         """Copies of `nodes` in which the consumers take the weights and shifts that are given to them."""
         found = []
         for node in nodes:
-            own = [each for each in self._consumers if each.output == node.output[0]]
-            found += own[0].rewired(node) if own else [node]
+            behind: list[onnx.NodeProto] = []
+            for consumer in self._consumers:
+                if consumer.output == node.output[0]:
+                    node, *added = consumer.rewired(node)
+                    behind = added or behind
+            found += [node, *behind]
         return found
 
     def given(self, count: int) -> Batch:
@@ -207,7 +221,7 @@ class _Consumer:
         copy = onnx.NodeProto()
         copy.CopyFrom(node)
         copy.input[self._axis.slot] = weight
-        if self._reading is None:
+        if self._reading is None or copy.output[0] != self.output:
             return [copy]
         copy.output[0] = plain
         return [copy, helper.make_node("Add", [plain, shift], [self.output])]
