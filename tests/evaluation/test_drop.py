@@ -1,0 +1,255 @@
+"""As small as it gets within a loss: the search with made-up losses, and how losses are judged."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from graphs import Builder
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lbyl_onnx.budgets import budgets
+from lbyl_onnx.calibration.samples import Calibration
+from lbyl_onnx.calibration.user_samples import SampleSet
+from lbyl_onnx.compression import compress
+from lbyl_onnx.errors import NothingToRemove
+from lbyl_onnx.evaluation import latency
+from lbyl_onnx.evaluation.drop import LEAST_SHARE, PRECISION, Judge, Trial, folds_as_trials, within_drop
+from lbyl_onnx.evaluation.validation import compare
+from lbyl_onnx.model.reading import load
+from lbyl_onnx.model.session import open_session, run_batches
+from lbyl_onnx.options import RunOptions
+from lbyl_onnx.selection.allocation import Limit, OutOfReach
+
+CPU = RunOptions("cpu")
+CNN = ROOT / "models" / "digits_cnn.onnx"
+RESNET = ROOT / "models" / "digits_resnet.onnx"
+DIGITS = ROOT / "models" / "digits_eval.npz"
+
+
+@pytest.fixture(autouse=True)
+def short_latencies(monkeypatch):
+    monkeypatch.setattr(latency, "LATENCY_SECONDS", 0.02)
+    monkeypatch.setattr(latency, "LATENCY_PAIRS", (1, 3))
+
+
+# ---- the search
+
+
+class MadeUpPlanner:
+    """One group of a thousand units, of which at most `most` can go and each is a thousandth of the work."""
+
+    def __init__(self, most=875):
+        self.most = most
+        model = SimpleNamespace(name="the model")
+        self.analysis = SimpleNamespace(model=model, groups=(None,))
+        self.costs = SimpleNamespace(macs=lambda removed: 2e6 * (1 - np.asarray(removed)[..., 0] / 1000))
+
+    def limits(self, targets):
+        return [Limit(target.name, self.costs.macs, target.most(2e6)) for target in targets if target.name != "drop"]
+
+    def counts(self, limits):
+        wanted = max(int(np.ceil(round(1000 * (1 - limit.most / 2e6), 6))) for limit in limits)
+        if wanted > self.most:
+            raise OutOfReach(limits[-1], 0.0)
+        return np.array([wanted])
+
+    def plan_of(self, counts):
+        return int(counts[0])
+
+
+class MadeUpJudge:
+    """Says what a plan loses, and keeps what it was asked."""
+
+    def __init__(self, loss):
+        self._loss = loss
+        self.asked = []
+
+    def loss(self, plan):
+        self.asked.append(plan)
+        return self._loss(plan)
+
+
+@settings(max_examples=60, deadline=None)
+@given(units=st.integers(20, 860))
+def test_the_plan_found_holds_and_one_a_little_smaller_does_not(units):
+    """The loss is one point once so many units are gone."""
+    judge = MadeUpJudge(lambda plan: plan / units)
+    found = within_drop(MadeUpPlanner(), (), 1.0, judge)
+    assert units - 1000 * PRECISION - 1 <= found <= units
+    broken = [plan for plan in judge.asked if plan > units]
+    assert min(broken, default=876) - found <= 1000 * PRECISION + 1
+    assert len(judge.asked) <= 14
+
+
+def test_all_that_can_go_goes_where_nothing_is_lost():
+    judge = MadeUpJudge(lambda plan: 0.0)
+    assert within_drop(MadeUpPlanner(most=600), (), 1.0, judge) >= 600 - 1000 * PRECISION
+
+
+def test_a_loss_of_just_so_many_points_is_allowed():
+    assert within_drop(MadeUpPlanner(), (), 0.0, MadeUpJudge(lambda plan: float(plan > 80))) == 80
+
+
+@pytest.mark.parametrize("share", [0.5, 0.1])
+def test_other_targets_hold_as_well(share):
+    """Half of the work has to go at least, and little more may."""
+    targets = budgets({"macs": share, "drop": "1%"})
+    found = within_drop(MadeUpPlanner(most=950), targets, 1.0, MadeUpJudge(lambda plan: plan / 930))
+    assert 1000 * (1 - share) <= found <= 930
+
+
+@pytest.mark.parametrize(("loss", "nearest"), [(lambda plan: 4 + plan / 100, "4.1"), (lambda plan: 250.0, "250.0")])
+def test_the_nearest_loss_is_named_where_no_unit_can_go(loss, nearest):
+    judge = MadeUpJudge(loss)
+    with pytest.raises(NothingToRemove) as error:
+        within_drop(MadeUpPlanner(), (), 1.5, judge)
+    words = str(error.value)
+    assert words.startswith(f"the model: no unit can go within 1.5 points of accuracy; the nearest loses {nearest} ")
+    assert f"--target drop={nearest}%" in words
+    assert LEAST_SHARE <= min(judge.asked) / 1000 < 2 * LEAST_SHARE
+
+
+# ---- samples
+
+
+@pytest.mark.parametrize("batches", [2, 3, 5])
+def test_each_fold_is_judged_on_what_it_was_not_restored_from(batches):
+    drawn = [{"x": np.full((3, 2), number, np.float32)} for number in range(batches)]
+    calibration = Calibration(drawn, tuple(number % 2 for number in range(batches)), True, "drawn")
+    trials = folds_as_trials(calibration, 1.5)
+    judged = []
+    for fold, trial in enumerate(trials):
+        restored = {int(batch["x"][0, 0]) for batch in trial.calibration.batches}
+        found = set(trial.samples.inputs["x"][:, 0].astype(int).tolist())
+        assert restored == {number for number in range(batches) if number % 2 == fold}
+        assert found == set(range(batches)) - restored
+        assert trial.samples.labels is None and trial.samples.understates == 1.5
+        judged += trial.samples.inputs["x"][:, 0].tolist()
+    assert sorted(judged) == sorted(np.repeat(np.arange(batches, dtype=float), 3).tolist())
+
+
+# ---- judging
+
+
+def classifier(seed=0, scale=4.0):
+    """Classes of six numbers."""
+    graph = Builder(seed=seed)
+    return load(graph.model(graph.node("Mul", graph.gemm(graph.input(("N", 6)), 6, 5), graph.constant(scale))))
+
+
+def noisy(model, amount):
+    """The model with other weights."""
+    found = model.copy()
+    for name, array in model.weights.items():
+        if array.ndim == 2:
+            change = np.random.default_rng(1).standard_normal(array.shape)
+            found.replace(name, (array + amount * change).astype(np.float32))
+    return found
+
+
+def drawn(count=200, labels=None, seed=0):
+    values = np.random.default_rng(seed).standard_normal((count, 6)).astype(np.float32)
+    return SampleSet({"x": values}, labels, "drawn")
+
+
+def right(model, samples):
+    (scores,) = run_batches(open_session(model), samples.inputs)
+    return scores.argmax(axis=1)
+
+
+def test_with_labels_the_loss_is_that_of_accuracy():
+    original = classifier()
+    samples = drawn(labels=right(original, drawn()))
+    for amount in (0.1, 0.5):
+        changed = noisy(original, amount)
+        expected = 100 * (right(changed, samples) != samples.labels).mean()
+        judge = Judge(original, lambda plan, calibration, changed=changed: changed, [Trial(None, samples)], CPU)
+        assert judge.loss("plan") == pytest.approx(expected) and expected > 0
+
+
+def test_a_result_may_win_accuracy():
+    changed = noisy(classifier(), 0.5)
+    samples = drawn(labels=right(changed, drawn()))
+    assert Judge(classifier(), lambda *_: changed, [Trial(None, samples)], CPU).loss("plan") < 0
+
+
+def test_without_labels_the_upper_end_of_what_is_expected_counts():
+    original, changed = classifier(), noisy(classifier(), 0.2)
+    (output,) = compare(original, changed, drawn(), CPU).outputs
+    low, high = output.classes.expected_loss_interval
+    judge = Judge(original, lambda *_: changed, [Trial(None, drawn())], CPU)
+    assert judge.loss("plan") == pytest.approx(100 * high) and low < high
+
+
+def test_outputs_that_are_no_classes_lose_a_share_of_their_energy():
+    graph = Builder()
+    plain = graph.gemm(graph.input(("N", 6)), 6, 5)
+    original = load(
+        graph.model(graph.node("Tile", graph.node("Unsqueeze", plain, graph.constant([2])), graph.constant([1, 1, 2])))
+    )
+    changed = noisy(original, 0.2)
+    before, after = (run_batches(open_session(model), drawn().inputs)[0] for model in (original, changed))
+    expected = 100 * np.square(after - before).sum() / np.square(before).sum()
+    judge = Judge(original, lambda *_: changed, [Trial(None, drawn())], CPU)
+    assert judge.loss("plan") == pytest.approx(expected, rel=1e-4)
+
+
+def test_all_folds_are_judged_together_each_by_its_own_result():
+    original = classifier()
+    results = {0: original, 1: noisy(original, 0.4)}
+    batches = [{"x": drawn(100, seed=seed).inputs["x"]} for seed in range(2)]
+    calibration = Calibration(batches, (0, 1), False, "drawn")
+    seen = []
+
+    def restored(plan, samples):
+        fold = next(number for number, batch in enumerate(batches) if batch is samples.batches[0])
+        seen.append((plan, fold))
+        return results[fold]
+
+    loss = Judge(original, restored, folds_as_trials(calibration, 1.0), CPU).loss("plan")
+    assert seen == [("plan", 0), ("plan", 1)]
+    alone = [
+        Judge(original, lambda *_, changed=results[fold]: changed, [trial], CPU).loss("plan")
+        for fold, trial in enumerate(folds_as_trials(calibration, 1.0))
+    ]
+    assert min(alone) < loss < max(alone)
+
+
+def test_nothing_is_lost_by_the_model_itself():
+    assert Judge(classifier(), lambda *_: classifier(), [Trial(None, drawn())], CPU).loss("plan") < 1
+
+
+# ---- whole models
+
+
+@pytest.fixture(scope="module")
+def digits():
+    with np.load(DIGITS) as data:
+        return {"image": data["image"]}, data["labels"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("model", "scope", "points"), [(CNN, "chains", 1), (RESNET, "all", 3)])
+def test_as_much_goes_as_so_many_points_allow(digits, model, scope, points):
+    """One point is the default. The samples that are measured on have no labels."""
+    inputs, labels = digits
+    target = None if points == 1 else {"drop": points}
+    samples = 256 if points == 1 else 128
+    result = compress(model, target=target, scope=scope, samples=samples, calibration=inputs, validation=False)
+    before, after = (
+        100 * (right(each, SampleSet(inputs, None, "digits")) == labels).mean()
+        for each in (load(model), result.compressed)
+    )
+    assert result.report.output.macs < 0.9 * result.report.input.macs
+    assert before - after <= points
+
+
+def test_with_labelled_samples_their_accuracy_counts(tmp_path):
+    with np.load(DIGITS) as data:
+        np.savez(tmp_path / "some.npz", **{name: array[:150] for name, array in data.items()})
+    result = compress(CNN, target={"drop": "2%"}, samples=64, evaluation=str(tmp_path / "some.npz"))
+    validation = result.report.validation
+    assert 100 * (validation.accuracy_before - validation.accuracy_after) <= 2
+    assert result.report.output.macs < 0.6 * result.report.input.macs
