@@ -28,7 +28,8 @@ from lbyl_onnx.model.model import Model
 from lbyl_onnx.model.reading import load
 from lbyl_onnx.model.session import open_session, run
 from lbyl_onnx.options import PruneOptions, RunOptions, SampleOptions
-from lbyl_onnx.selection.plan import Plan, choose, rank, reasons_to_leave
+from lbyl_onnx.selection.plan import Plan, reasons_to_leave
+from lbyl_onnx.selection.planner import Planner
 
 _ELEMENT_TYPES = {
     "tensor(float)": "FLOAT",
@@ -184,10 +185,10 @@ def random_plan(analysis: Analysis, ratio: float, scope: str = "all", seed: int 
 
 
 def plan_for(analysis: Analysis, calibration: Calibration | None = None, **options: Any) -> Plan:
-    """What `compress` chooses with these `PruneOptions`."""
-    chosen = PruneOptions(**options)
+    """What `compress` chooses with these `PruneOptions`, by default where all groups lose the same share."""
+    chosen = PruneOptions(**{"allocation": "uniform", **options})
     reasons = reasons_to_leave(analysis, chosen)
-    return choose(analysis, reasons, chosen, rank(analysis, reasons, chosen, RunOptions("cpu"), calibration))
+    return Planner(analysis, reasons, chosen, RunOptions("cpu"), calibration).plan(chosen.targets)
 
 
 def prune_shared(model: Model, ratio: float = 0.4, scope: str = "all") -> Pruned:

@@ -12,11 +12,11 @@ import pytest
 from conftest import ROOT, shared
 from graphs import Builder
 from onnx import TensorProto, helper
+from uniform import compress
 
 from lbyl_onnx import compression
 from lbyl_onnx.calibration import staged_run
 from lbyl_onnx.calibration.synthetic import synthetic_inputs
-from lbyl_onnx.compression import compress
 from lbyl_onnx.errors import ModelError, NothingToRemove, UsageError, ValidationFailed
 from lbyl_onnx.evaluation import latency
 from lbyl_onnx.evaluation.inspection import inspect
@@ -112,7 +112,7 @@ def test_options_are_echoed():
         **{"round_to": 2, "include": "fir", "exclude": "none", "seed": 7},
     }
     echoed = cut_down(dense(), 0.5, **options).report.options
-    assert echoed.prune == PruneOptions(0.5, **options)
+    assert echoed.prune == PruneOptions(0.5, allocation="uniform", **options)
     assert echoed.samples == SampleOptions(seed=7) and echoed.run == RunOptions("cpu")
     assert not echoed.validation and not echoed.layer_errors
 
@@ -289,8 +289,8 @@ def test_options_are_checked_before_the_model_is_read(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"ratio": 0}, "^the model: nothing to remove at ratio 0; raise --ratio$"),
-        ({"ratio": 0.5, "round_to": 8}, "ratio 0.5, rounded to multiples of 8; raise --ratio or lower --round-to$"),
+        ({"ratio": 0}, "^the model: nothing to remove at ratio 0; ask for more with --ratio$"),
+        ({"ratio": 0.5, "round_to": 8}, "0.5, rounded to multiples of 8; .* --ratio, or give a smaller --round-to$"),
         ({"ratio": 0.5, "exclude": "first"}, "nothing to remove.*matched by --exclude"),
     ],
 )
@@ -386,7 +386,7 @@ def test_a_restoration_without_activations_leaves_the_criterion(monkeypatch, cri
     assert methods(report) == ({criterion}, {"lbyl"})
     assert report.fallbacks == (told("lbyl"),) and told("lbyl") in report.warnings
     assert (report.calibration is None) == (criterion != "obs")
-    assert report.options.prune == PruneOptions(0.5, criterion)
+    assert report.options.prune == PruneOptions(0.5, criterion, allocation="uniform", round_to=1)
 
 
 @pytest.mark.parametrize("restore", ["moments", "none", "neuron-merging"])
@@ -395,7 +395,7 @@ def test_a_criterion_without_activations_leaves_the_restoration(monkeypatch, res
     assert methods(report) == ({"l2"}, {None if restore == "none" else restore})
     assert report.fallbacks == (told("l2"),) and told("l2") in report.warnings
     assert (report.calibration is None) == (restore != "moments")
-    assert report.options.prune == PruneOptions(0.5, restore=restore)
+    assert report.options.prune == PruneOptions(0.5, restore=restore, allocation="uniform", round_to=1)
 
 
 def test_nothing_can_be_measured(monkeypatch):

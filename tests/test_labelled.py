@@ -6,11 +6,11 @@ import pytest
 from command_line import assert_refused, files, lbyl  # noqa: F401
 from graphs import Builder
 from PIL import Image
+from uniform import UNIFORM, compress
 
 from lbyl_onnx import compression
-from lbyl_onnx.compression import compress
 from lbyl_onnx.errors import UsageError, ValidationFailed
-from lbyl_onnx.evaluation import latency
+from lbyl_onnx.evaluation import judging, latency
 from lbyl_onnx.evaluation.records import Report
 from lbyl_onnx.evaluation.verdict import INTACT
 from lbyl_onnx.options import Normalisation
@@ -122,7 +122,7 @@ def test_samples_limit_what_is_measured_on_not_what_is_evaluated(measured):
 
 
 def test_a_folder_is_evaluated_up_to_a_number_of_images(tmp_path, monkeypatch):
-    monkeypatch.setattr(compression, "MAX_EVALUATED", 12)
+    monkeypatch.setattr(judging, "MAX_EVALUATED", 12)
     found = shortened(evaluation=painted(tmp_path / "eval")).report.validation
     assert found.samples == 12 and found.accuracy_before is not None
 
@@ -226,7 +226,7 @@ def test_limits_that_are_broken(limits, message, measured):
 def test_nothing_is_written_where_a_limit_is_broken(lbyl, measured, limit):  # noqa: F811
     limit = [*limit, measured / "eval.npz"] if limit[-1] == "--eval" else limit
     before = files(measured)
-    options = ["--ratio", 0.3, "--criterion", "l1", "--restore", "none", "--scope", "all", "--input-range", "0,1"]
+    options = [*UNIFORM, "--criterion", "l1", "--restore", "none", "--scope", "all", "--input-range", "0,1"]
     report = measured / "report.json"
     arguments = ["compress", measured / "model.onnx", measured / "out.onnx", "--report", report, *options, "--quiet"]
     assert_refused(lbyl(*arguments, *limit), 5, limit[0])
@@ -237,7 +237,7 @@ def test_nothing_is_written_where_a_limit_is_broken(lbyl, measured, limit):  # n
 
 def test_the_command_line_shows_accuracies(lbyl, measured):  # noqa: F811
     arguments = "compress", measured / "model.onnx", measured / "out.onnx", "--eval", measured / "eval.npz"
-    code, printed, _ = lbyl(*arguments, "--ratio", 0.3, "--scope", "all", "--input-range", "0,1")
+    code, printed, _ = lbyl(*arguments, *UNIFORM, "--scope", "all", "--input-range", "0,1")
     assert code == 0 and "75" in printed and "verdict:" in printed and "points of accuracy" in printed
 
 

@@ -11,10 +11,10 @@ from itertools import pairwise
 import pytest
 from command_line import CNN, ROOT, lbyl  # noqa: F401
 from graphs import Builder
+from uniform import UNIFORM, compress
 
 from lbyl_onnx import progress
 from lbyl_onnx.cli import screen
-from lbyl_onnx.compression import compress
 from lbyl_onnx.errors import LbylError, MeasurementFailed
 from lbyl_onnx.evaluation import latency
 from lbyl_onnx.progress import EARLY, SHARES, Progress, Telling, untold
@@ -182,7 +182,8 @@ LINE = re.compile(r"^([a-z]+) \(\d+ s\)$")
 
 
 def test_one_line_for_each_stage_where_there_is_no_terminal(lbyl, tmp_path):  # noqa: F811
-    code, out, err = lbyl("compress", CNN, tmp_path / "out.onnx", "--samples", 16, "--report", tmp_path / "r.json")
+    record = tmp_path / "r.json"
+    code, out, err = lbyl("compress", CNN, tmp_path / "out.onnx", *UNIFORM, "--samples", 16, "--report", record)
     assert code == 0
     stages = [match[1] for match in map(LINE.match, err.splitlines()) if match]
     assert stages == [each for each in STAGES if each != "reading"]
@@ -192,13 +193,13 @@ def test_one_line_for_each_stage_where_there_is_no_terminal(lbyl, tmp_path):  # 
 
 
 def test_nothing_is_told_when_quiet(lbyl, tmp_path):  # noqa: F811
-    code, out, err = lbyl("compress", CNN, tmp_path / "out.onnx", "--samples", 16, "--quiet")
+    code, out, err = lbyl("compress", CNN, tmp_path / "out.onnx", *UNIFORM, "--samples", 16, "--quiet")
     assert code == 0 and out == ""
     assert all(line.startswith("warning: ") for line in err.splitlines())
 
 
 def test_the_model_on_standard_output_stays_clean(tmp_path):
-    command = [sys.executable, "-m", "lbyl_onnx", "compress", str(CNN), "-", "--samples", "16", "--no-validate"]
+    command = [sys.executable, "-m", "lbyl_onnx", "compress", CNN, "-", *UNIFORM, "--samples", "16", "--no-validate"]
     done = subprocess.run(command, capture_output=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
     (tmp_path / "out.onnx").write_bytes(done.stdout)
     assert b"restoring (" in done.stderr and b"restoring (" not in done.stdout
@@ -270,7 +271,7 @@ def test_what_is_left_on_a_screen():
 
 
 def test_a_bar_on_a_terminal_is_gone_in_the_end(tmp_path):
-    code, out, shown = on_a_terminal("compress", CNN, tmp_path / "out.onnx", "--samples", 32)
+    code, out, shown = on_a_terminal("compress", CNN, tmp_path / "out.onnx", *UNIFORM, "--samples", 32)
     assert code == 0 and (tmp_path / "out.onnx").exists() and f"wrote {tmp_path / 'out.onnx'}" in out
     assert re.search(
         r"\d+ % \S*(choosing|restoring|sampling|validating|analysing)", re.sub(r"\x1b\[[0-9;]*m", "", shown)
@@ -281,14 +282,14 @@ def test_a_bar_on_a_terminal_is_gone_in_the_end(tmp_path):
 
 
 def test_an_error_behind_a_bar_is_one_line(tmp_path):
-    code, out, shown = on_a_terminal("compress", CNN, tmp_path / "out.onnx", "--exclude", ".")
+    code, out, shown = on_a_terminal("compress", CNN, tmp_path / "out.onnx", *UNIFORM, "--exclude", ".")
     assert code == 4 and out == "" and "Traceback" not in shown
     (line,) = [*left_on_the_screen(shown)]
     assert line.startswith("error: ") and "nothing to remove" in line
 
 
 def test_a_quiet_run_leaves_a_terminal_alone(tmp_path):
-    code, out, shown = on_a_terminal("compress", CNN, tmp_path / "out.onnx", "--samples", 16, "--quiet")
+    code, out, shown = on_a_terminal("compress", CNN, tmp_path / "out.onnx", *UNIFORM, "--samples", 16, "--quiet")
     assert code == 0 and out == "" and "\x1b" not in shown
     assert all(line.startswith("warning: ") for line in shown.splitlines())
 

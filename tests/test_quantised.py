@@ -11,6 +11,7 @@ from command_line import DIGITS, assert_refused, files
 from conftest import ROOT
 from graphs import Builder
 from onnx import TensorProto
+from uniform import compress
 
 import lbyl_onnx
 from lbyl_onnx.errors import NothingToRemove
@@ -96,7 +97,7 @@ def test_parameters_in_integers_are_counted(tmp_path):
 
 def test_compressed_first_and_quantised_afterwards(tmp_path):
     small = tmp_path / "small.onnx"
-    lbyl_onnx.save(lbyl_onnx.compress(CNN, 0.3), small)
+    lbyl_onnx.save(compress(CNN, 0.3), small)
     path = quantised(small, tmp_path / "q.onnx")
     found = lbyl_onnx.validate(CNN, path, data=DIGITS)
     assert found.accuracy_before > 0.97 and found.accuracy_after > 0.97
@@ -129,7 +130,7 @@ def test_operators_that_compute_in_integers_are_refused():
     last = graph.node("QGemm", hidden, *scaled, *weight, bias, *scaled, domain="com.microsoft")
     proto = graph.model(graph.node("DequantizeLinear", last, *scaled))
     with pytest.raises(NothingToRemove, match=f"the weights of its QGemm and QLinearMatMul nodes are {SENTENCE}$"):
-        lbyl_onnx.compress(proto, 0.5)
+        compress(proto, 0.5)
 
 
 # ---- weights that are computed
@@ -193,7 +194,7 @@ def test_others_are_compressed_beside_a_computed_weight():
     hidden = graph.node("Relu", graph.conv(hidden, 8, 8, name="second"))
     weight = of_halves(graph, graph.rng.standard_normal((4, 8, 3, 3)))
     model = graph.model(graph.node("Conv", hidden, weight, pads=[1] * 4, name="last"))
-    first, second, _ = lbyl_onnx.compress(model, 0.5).report.groups
+    first, second, _ = compress(model, 0.5).report.groups
     assert (first.units_after, second.units_after) == (4, 8)
     assert second.frozen_reason == "the weights of Conv 'last' are computed by Cast, not stored"
 
@@ -203,7 +204,7 @@ def test_a_stored_weight_behind_a_cast_is_compressed(dtype):
     def stored(graph, value):
         return cast(graph, graph.constant(value.astype(dtype)))
 
-    result = lbyl_onnx.compress(behind(stored), 0.5)
+    result = compress(behind(stored), 0.5)
     assert result.report.groups[0].units_after == 4
     with pytest.raises(NothingToRemove):
-        lbyl_onnx.compress(behind(of_halves), 0.5)
+        compress(behind(of_halves), 0.5)

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto
 from PIL import Image
+from uniform import compress
 
 from lbyl_onnx.calibration import photographs as module
 from lbyl_onnx.calibration import synthetic
@@ -29,7 +30,6 @@ from lbyl_onnx.calibration.synthetic import (
     kind_of_images,
     synthetic_inputs,
 )
-from lbyl_onnx.compression import compress
 from lbyl_onnx.errors import UsageError
 from lbyl_onnx.model.reading import load
 from lbyl_onnx.options import Normalisation, SampleOptions

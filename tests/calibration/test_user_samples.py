@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 from graphs import Builder
+from uniform import compress
 
 from lbyl_onnx.calibration.dead_leaves import dead_leaves
 from lbyl_onnx.calibration.inputs import InputSpec
 from lbyl_onnx.calibration.normalisation import normalised
 from lbyl_onnx.calibration.samples import calibrate
 from lbyl_onnx.calibration.user_samples import doubts, read_npz, read_samples
-from lbyl_onnx.compression import compress
 from lbyl_onnx.errors import UsageError
 from lbyl_onnx.model.reading import load
 from lbyl_onnx.options import Normalisation, SampleOptions

@@ -11,6 +11,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 from onnx.backend.test.case.node import collect_testcases
+from uniform import UNIFORM
 
 from lbyl_onnx import cli
 
@@ -44,7 +45,7 @@ def exit_codes(model: bytes, folder: Path) -> tuple[int, int]:
     source, target = folder / "in.onnx", folder / "out.onnx"
     source.write_bytes(model)
     options = ["--ratio", "0.5", "--scope", "all", "--restore", "none", "--provider", "cpu", "--force"]
-    return cli.run(["inspect", str(source)]), cli.run(["compress", str(source), str(target), *options])
+    return cli.run(["inspect", str(source)]), cli.run(["compress", str(source), str(target), *UNIFORM, *options])
 
 
 def assert_accepted(models: dict[str, bytes], folder: Path, capsys: pytest.CaptureFixture[str]) -> Counter[bool]:

@@ -4,11 +4,11 @@ import numpy as np
 import onnx
 import pytest
 from graphs import Builder
+from uniform import compress
 
 from lbyl_onnx.channels.groups import analyse
 from lbyl_onnx.channels.pooling import before_pooling
 from lbyl_onnx.channels.probe import probe
-from lbyl_onnx.compression import compress
 from lbyl_onnx.model.graph import GraphIndex
 from lbyl_onnx.model.reading import load
 from lbyl_onnx.model.session import open_session, run

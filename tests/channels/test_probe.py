@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from graphs import Builder
 from onnx import TensorProto, helper
+from uniform import compress
 
 from lbyl_onnx.calibration.synthetic import synthetic_inputs
 from lbyl_onnx.channels.probe import MAX_VALUE_SIZE, probe
-from lbyl_onnx.compression import compress
 from lbyl_onnx.errors import ModelError, NothingToRemove, UsageError
 from lbyl_onnx.model.reading import load
 

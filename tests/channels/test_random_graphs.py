@@ -5,8 +5,8 @@ from graphs import assert_equivalent, prune
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from recipes import OLD, RECIPES, STATIC, Net
+from uniform import compress
 
-from lbyl_onnx import compress
 from lbyl_onnx.channels.rules import RULES
 from lbyl_onnx.errors import NothingToRemove
 

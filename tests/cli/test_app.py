@@ -7,6 +7,7 @@ import command_line
 import pytest
 from command_line import CNN, assert_refused, files, start
 from conftest import ROOT
+from uniform import UNIFORM
 
 import lbyl_onnx
 from lbyl_onnx import compression
@@ -24,7 +25,7 @@ def test_interruption_leaves_nothing(lbyl, tmp_path, monkeypatch, moment):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(*moment, interrupt)
-    result = lbyl("compress", CNN, tmp_path / "out.onnx", "--report", tmp_path / "r.json", "--no-validate")
+    result = lbyl("compress", CNN, tmp_path / "out.onnx", *UNIFORM, "--report", tmp_path / "r.json", "--no-validate")
     assert_refused(result, 130, "interrupted")
     assert files(tmp_path) == []
 

@@ -3,6 +3,7 @@ import re
 import command_line
 import pytest
 from command_line import CNN, DIGITS, assert_refused, files, said
+from uniform import UNIFORM
 
 from lbyl_onnx.calibration import samples, user_samples
 
@@ -67,7 +68,7 @@ def told(result):
 def test_options_without_effect_are_said(lbyl, tmp_path):
     def compress(*options):
         number = len(files(tmp_path))
-        return told(lbyl("compress", CNN, tmp_path / f"{number}.onnx", "--no-validate", *options))
+        return told(lbyl("compress", CNN, tmp_path / f"{number}.onnx", *UNIFORM, "--no-validate", *options))
 
     assert compress() == ""
     scale = "--mean", "0.5", "--std", "0.5"
@@ -84,7 +85,7 @@ def test_options_without_effect_are_said(lbyl, tmp_path):
 
 def test_the_comparison_uses_the_scale_of_images(lbyl, tmp_path):
     arguments = "--calibration", DIGITS, "--mean", "0.5", "--std", "0.5"
-    err = lbyl("compress", CNN, tmp_path / "out.onnx", *arguments)[2]
+    err = lbyl("compress", CNN, tmp_path / "out.onnx", *UNIFORM, *arguments)[2]
     assert "apply to the comparison only" in err
 
 

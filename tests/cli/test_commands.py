@@ -8,6 +8,7 @@ import pytest
 from command_line import CNN, DIGITS, assert_refused, chain, files, said
 from graphs import Builder
 from PIL import Image
+from uniform import UNIFORM
 
 import lbyl_onnx
 from lbyl_onnx import compression
@@ -22,7 +23,7 @@ lbyl = command_line.lbyl
 
 def test_compress_writes_model_and_report(lbyl, tmp_path):
     out, record = tmp_path / "out.onnx", tmp_path / "report.json"
-    code, printed, err = lbyl("compress", CNN, out, "--ratio", "0.25", "--round-to", "8", "--report", record)
+    code, printed, err = lbyl("compress", CNN, out, *UNIFORM, "--ratio", "0.25", "--round-to", "8", "--report", record)
     assert code == 0 and files(tmp_path) == ["out.onnx", "report.json"]
     assert all(line.startswith("warning: ") for line in said(err).splitlines())
 
@@ -69,8 +70,8 @@ def test_sizes_and_scales_reach_every_command(lbyl, tmp_path):
     onnx.save(graph.model(graph.gemm(graph.node("Flatten", hidden), 8 * 18 * 17, 4)), tmp_path / "m.onnx")
     files = tmp_path / "m.onnx", tmp_path / "out.onnx"
     looks = "--shape", "x:1x3x18x17"
-    assert_refused(lbyl("compress", *files), 4, "--shape")
-    code, printed, _ = lbyl("compress", *files, *looks, "--input-range", "0,255")
+    assert_refused(lbyl("compress", *files, *UNIFORM), 4, "--shape")
+    code, printed, _ = lbyl("compress", *files, *UNIFORM, *looks, "--input-range", "0,255")
     measured = r"measured on 512 crops of \d+ photographs, seed 0, x 3x18x17, normalised by mean 0, std 0.00392 "
     assert code == 0 and re.search(measured, printed) and "128x4" in printed
     assert lbyl("validate", *files, *looks, "--mean", "0.5", "--std", "0.5")[0] == 0
@@ -78,7 +79,7 @@ def test_sizes_and_scales_reach_every_command(lbyl, tmp_path):
 
 
 def test_given_samples_are_compared_on_those_held_out(lbyl, tmp_path):
-    code, printed, _ = lbyl("compress", CNN, tmp_path / "out.onnx", "--calibration", DIGITS)
+    code, printed, _ = lbyl("compress", CNN, tmp_path / "out.onnx", *UNIFORM, "--calibration", DIGITS)
     assert code == 0 and f"measured on 540 samples of {DIGITS}" in printed
     assert f"compared on 59 samples (held out of {DIGITS})" in printed
 
@@ -86,13 +87,13 @@ def test_given_samples_are_compared_on_those_held_out(lbyl, tmp_path):
 def test_the_name_of_the_samples_decides_nothing(lbyl, tmp_path):
     given = tmp_path / "photos.npz"
     given.write_bytes(DIGITS.read_bytes())
-    _, printed, _ = lbyl("compress", CNN, tmp_path / "out.onnx", "--calibration", given, "--samples", "64")
+    _, printed, _ = lbyl("compress", CNN, tmp_path / "out.onnx", *UNIFORM, "--calibration", given, "--samples", "64")
     assert f"measured on 64 samples of {given}" in printed and f"(held out of {given})" in printed
 
 
 def test_quiet_prints_warnings_only(lbyl, tmp_path, monkeypatch):
     monkeypatch.setattr(compression, "speed_warnings", lambda *_: ("slower than before",))
-    code, out, err = lbyl("compress", CNN, tmp_path / "out.onnx", "--quiet")
+    code, out, err = lbyl("compress", CNN, tmp_path / "out.onnx", *UNIFORM, "--quiet")
     assert (code, out, err) == (0, "", "warning: slower than before\n")
 
 
@@ -102,7 +103,7 @@ def test_what_was_done_instead_is_printed(lbyl, tmp_path, monkeypatch):
 
     monkeypatch.setattr(staged_run, "open_session", refuse)
     out = tmp_path / "out.onnx"
-    code, printed, err = lbyl("compress", CNN, out, "--no-validate")
+    code, printed, err = lbyl("compress", CNN, out, *UNIFORM, "--no-validate")
     assert code == 0 and "restored 4 of 4 groups with lbyl" in printed and "measured on" not in printed
     assert [line for line in err.splitlines() if line.startswith("warning: ")] == [
         f"warning: activations cannot be measured (no such kernel); {stand_in} was used instead"
@@ -121,7 +122,7 @@ def test_doubtful_samples_are_told_of(lbyl, tmp_path):
     np.savez(tmp_path / "pixels.npz", image=127.5 * (image[3:] + 1))
     for name, told in (("blank", "3 of 60 samples of 'image' hold one value"), ("pixels", "--input-range 0,255")):
         arguments = "--calibration", tmp_path / f"{name}.npz", "--no-validate"
-        code, _, err = lbyl("compress", CNN, tmp_path / f"{name}.onnx", *arguments)
+        code, _, err = lbyl("compress", CNN, tmp_path / f"{name}.onnx", *UNIFORM, *arguments)
         assert code == 0 and [line for line in err.splitlines() if line.startswith("warning: ") and told in line]
 
 
@@ -133,7 +134,7 @@ def test_unequal_numbers_of_samples_are_refused(lbyl, tmp_path):
     onnx.save(graph.model(graph.gemm(hidden, 8, 3)), model)
     np.savez(given, a=np.ones((4, 6), np.float32), b=np.ones((5, 6), np.float32))
     told = str(given), "differ in their number of samples: a has 4, b has 5"
-    assert_refused(lbyl("compress", model, tmp_path / "out.onnx", "--calibration", given), 2, *told)
+    assert_refused(lbyl("compress", model, tmp_path / "out.onnx", *UNIFORM, "--calibration", given), 2, *told)
     assert_refused(lbyl("validate", model, model, "--data", given), 2, *told)
     assert files(tmp_path) == ["given.npz", "m.onnx"]
 
@@ -198,7 +199,9 @@ def test_bad_models(lbyl, tmp_path, kind):
 
 def test_nothing_to_remove(lbyl, tmp_path):
     for options in (("--ratio", "0"), ("--include", "no such node"), ("--round-to", "64")):
-        result = lbyl("compress", CNN, tmp_path / "out.onnx", "--report", tmp_path / "r.json", *options)
+        result = lbyl(
+            "compress", CNN, tmp_path / "out.onnx", *UNIFORM, "--report", tmp_path / "r.json", *UNIFORM, *options
+        )
         assert_refused(result, 4, "nothing to remove")
     assert files(tmp_path) == []
 
@@ -208,9 +211,9 @@ def test_failed_validation_writes_nothing(lbyl, tmp_path, monkeypatch):
         raise ValidationFailed("output 'logits' is not finite")
 
     monkeypatch.setattr(compression, "compare", fail)
-    assert_refused(lbyl("compress", CNN, tmp_path / "out.onnx", "--report", tmp_path / "r.json"), 5, "logits")
+    assert_refused(lbyl("compress", CNN, tmp_path / "out.onnx", *UNIFORM, "--report", tmp_path / "r.json"), 5, "logits")
     assert files(tmp_path) == []
-    assert lbyl("compress", CNN, tmp_path / "out.onnx", "--no-validate")[0] == 0
+    assert lbyl("compress", CNN, tmp_path / "out.onnx", *UNIFORM, "--no-validate")[0] == 0
 
 
 # ---- inspect

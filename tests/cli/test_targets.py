@@ -8,6 +8,7 @@ import command_line
 import onnx
 import pytest
 from command_line import CNN, assert_refused, files, start
+from uniform import UNIFORM
 
 import lbyl_onnx
 from lbyl_onnx.cli import commands
@@ -40,14 +41,14 @@ def test_existing_output_needs_force(lbyl, tmp_path):
     out.write_text("mine")
     assert_refused(lbyl("compress", CNN, out), 2, str(out), "exists already", "--force")
     assert out.read_text() == "mine"
-    assert lbyl("compress", CNN, out, "--force", "--quiet")[0] == 0
+    assert lbyl("compress", CNN, out, *UNIFORM, "--force", "--quiet")[0] == 0
     assert lbyl_onnx.inspect(out).groups
 
 
 def test_an_existing_report_needs_force(lbyl, tmp_path):
     out, record = tmp_path / "out.onnx", tmp_path / "r.json"
     record.write_text("mine")
-    command = "compress", CNN, out, "--report", record, "--no-validate"
+    command = "compress", CNN, out, *UNIFORM, "--report", record, "--no-validate"
     assert_refused(lbyl(*command), 2, f"--report {record}", "exists already", "--force")
     assert record.read_text() == "mine" and files(tmp_path) == ["r.json"]
     assert lbyl(*command, "--force")[0] == 0
@@ -60,7 +61,7 @@ def test_input_is_overwritten_with_force_only(lbyl, tmp_path):
     model.write_bytes(content)
     assert_refused(lbyl("compress", model, model), 2, "is the input model", "--force")
     assert model.read_bytes() == content
-    assert lbyl("compress", model, model, "--force", "--report", record)[0] == 0
+    assert lbyl("compress", model, model, *UNIFORM, "--force", "--report", record)[0] == 0
     report = json.loads(record.read_text())
     assert (report["input"]["bytes"], report["output"]["bytes"]) == (len(content), model.stat().st_size)
 
@@ -74,7 +75,7 @@ def test_links_stay_links(lbyl, tmp_path, broken):
         (real / "out.onnx").write_text("mine"), (real / "r.json").write_text("mine")
     for name in ("out.onnx", "r.json"):
         (links / name).symlink_to(real / name)
-    command = "compress", CNN, links / "out.onnx", "--report", links / "r.json", "--no-validate"
+    command = "compress", CNN, links / "out.onnx", *UNIFORM, "--report", links / "r.json", "--no-validate"
     if not broken:
         assert_refused(lbyl(*command), 2, "exists already")
         assert (real / "out.onnx").read_text() == "mine"
@@ -111,7 +112,7 @@ def test_external_data_counts_and_goes_with_a_failed_report(lbyl, tmp_path, monk
     source, out = tmp_path / "in", tmp_path / "out"
     out.mkdir()
     external(source)
-    arguments = ("compress", source / "m.onnx", out / "m.onnx", "--report", out / "r.json", "--no-validate")
+    arguments = ("compress", source / "m.onnx", out / "m.onnx", *UNIFORM, "--report", out / "r.json", "--no-validate")
     assert lbyl(*arguments)[0] == 0
     report = json.loads((out / "r.json").read_text())
     for side, folder in (("input", source), ("output", out)):
@@ -135,7 +136,7 @@ def test_external_data_counts_and_goes_with_a_failed_report(lbyl, tmp_path, monk
 
 def test_both_files_of_external_data_are_named(lbyl, tmp_path):
     out = tmp_path / "out.onnx"
-    code, printed, _ = lbyl("compress", external(tmp_path / "in"), out, "--no-validate")
+    code, printed, _ = lbyl("compress", external(tmp_path / "in"), out, *UNIFORM, "--no-validate")
     assert code == 0 and printed.splitlines()[-1] == f"wrote {out} and {out}.data"
     stored = out.stat().st_size + (tmp_path / "out.onnx.data").stat().st_size
     assert f"{stored:,}" in printed and lbyl_onnx.inspect(out).input.bytes == stored
@@ -151,7 +152,7 @@ def process(*arguments, content=b""):
 
 
 def test_the_model_goes_through_pipes(tmp_path):
-    code, out, err = process("compress", "-", "-", "--no-validate", content=CNN.read_bytes())
+    code, out, err = process("compress", "-", "-", *UNIFORM, "--no-validate", content=CNN.read_bytes())
     assert code == 0, err
     proto = onnx.load_from_string(out)
     assert lbyl_onnx.inspect(proto).groups[0].units_before == 22
@@ -163,7 +164,7 @@ def test_the_model_goes_through_pipes(tmp_path):
 def test_a_model_from_standard_input(lbyl, tmp_path, standard_input):
     standard_input(CNN.read_bytes())
     out = tmp_path / "out.onnx"
-    code, printed, err = lbyl("compress", "-", out, "--calibration", CNN.with_name("digits_eval.npz"))
+    code, printed, err = lbyl("compress", "-", out, *UNIFORM, "--calibration", CNN.with_name("digits_eval.npz"))
     assert code == 0 and lbyl_onnx.inspect(out).groups and "None" not in printed + err
     standard_input(CNN.read_bytes())
     code, listed, _ = lbyl("inspect", "-")
@@ -175,7 +176,7 @@ def test_a_model_from_standard_input(lbyl, tmp_path, standard_input):
 
 def test_the_report_on_standard_output(lbyl, tmp_path):
     out = tmp_path / "out.onnx"
-    code, printed, err = lbyl("compress", CNN, out, "--report", "-", "--no-validate")
+    code, printed, err = lbyl("compress", CNN, out, *UNIFORM, "--report", "-", "--no-validate")
     record = lbyl_onnx.Report.from_json(printed)
     assert code == 0 and record.output.path == str(out) and record.output.bytes == out.stat().st_size
     assert f"wrote {out}" in err and files(tmp_path) == ["out.onnx"]
@@ -184,6 +185,6 @@ def test_the_report_on_standard_output(lbyl, tmp_path):
 def test_standard_output_carries_one_thing(lbyl, tmp_path):
     assert_refused(lbyl("compress", CNN, "-", "--report", "-"), 2, "--report", "standard output")
     record = tmp_path / "r.json"
-    code, out, err = process("compress", CNN, "-", "--report", record, "--quiet", "--no-validate")
+    code, out, err = process("compress", CNN, "-", *UNIFORM, "--report", record, "--quiet", "--no-validate")
     assert (code, err) == (0, "") and json.loads(record.read_text())["output"]["bytes"] == len(out)
     assert onnx.load_from_string(out).graph.node

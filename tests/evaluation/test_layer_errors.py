@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from conftest import ROOT, shared
 from graphs import Builder
+from uniform import compress
 
 from lbyl_onnx import compression
 from lbyl_onnx.calibration.samples import Calibration
 from lbyl_onnx.channels.folding import FoldedReader
 from lbyl_onnx.channels.groups import analyse
 from lbyl_onnx.channels.probe import probe
-from lbyl_onnx.compression import compress
 from lbyl_onnx.errors import MeasurementFailed
 from lbyl_onnx.evaluation import layer_errors
 from lbyl_onnx.evaluation.layer_errors import channel_fit, error_energies

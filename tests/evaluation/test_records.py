@@ -10,9 +10,9 @@ import onnxruntime as ort
 import pytest
 from conftest import ROOT
 from graphs import Builder
+from uniform import compress
 
 import lbyl_onnx
-from lbyl_onnx.compression import compress
 from lbyl_onnx.evaluation import latency
 from lbyl_onnx.evaluation.records import Report, from_json, to_json
 from lbyl_onnx.options import Normalisation, Options, PruneOptions, RunOptions, SampleOptions

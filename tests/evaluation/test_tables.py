@@ -2,8 +2,8 @@ import dataclasses
 
 import pytest
 from conftest import ROOT
+from uniform import compress
 
-from lbyl_onnx.compression import compress
 from lbyl_onnx.evaluation import tables
 from lbyl_onnx.options import PruneOptions
 

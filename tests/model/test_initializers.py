@@ -6,8 +6,8 @@ import pytest
 from conftest import ROOT
 from graphs import Builder, assert_equivalent, prune
 from onnx import helper
+from uniform import compress
 
-from lbyl_onnx.compression import compress
 from lbyl_onnx.model.initializers import reshare, unshare
 from lbyl_onnx.model.reading import load
 

@@ -9,8 +9,8 @@ import onnxruntime as ort
 import pytest
 from graphs import Builder
 from onnx import TensorProto, helper, numpy_helper
+from uniform import compress
 
-from lbyl_onnx.compression import compress
 from lbyl_onnx.errors import ModelError, UsageError
 from lbyl_onnx.model import providers, session
 from lbyl_onnx.model.reading import load

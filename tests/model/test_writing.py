@@ -11,8 +11,8 @@ import pytest
 from graphs import Builder
 from model_files import B, W, external_model, external_tensor, gemm_model, write_external
 from onnx import TensorProto, helper, numpy_helper
+from uniform import compress
 
-from lbyl_onnx.compression import compress
 from lbyl_onnx.errors import ModelError, UsageError
 from lbyl_onnx.model import writing
 from lbyl_onnx.model.reading import load

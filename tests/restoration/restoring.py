@@ -1,12 +1,12 @@
 """Models compressed with restoration from activations, and how far their outputs are from the original's."""
 
 import numpy as np
+from uniform import compress
 
 from lbyl_onnx.calibration.inputs import input_specs
 from lbyl_onnx.calibration.samples import calibrate
 from lbyl_onnx.calibration.staged_run import CalibratedRun
 from lbyl_onnx.calibration.synthetic import synthetic_inputs
-from lbyl_onnx.compression import compress
 from lbyl_onnx.model.reading import load
 from lbyl_onnx.model.session import open_session, run_batches
 from lbyl_onnx.options import RunOptions, SampleOptions

@@ -5,9 +5,9 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 from graphs import Builder
+from uniform import compress
 
 from lbyl_onnx.channels.surgery import cut
-from lbyl_onnx.compression import compress
 from lbyl_onnx.errors import NothingToRemove, UsageError
 from lbyl_onnx.restoration.methods import RESTORATIONS, Outcome, Restoration, Restored, register, restoration_named
 

@@ -5,10 +5,10 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 from graphs import Builder, plan_for
+from uniform import compress
 
 from lbyl_onnx.channels.groups import analyse
 from lbyl_onnx.channels.probe import probe
-from lbyl_onnx.compression import compress
 from lbyl_onnx.errors import UsageError
 from lbyl_onnx.model.reading import load
 from lbyl_onnx.selection.criteria import CRITERIA, Ranking, criterion, criterion_named, layer_criterion

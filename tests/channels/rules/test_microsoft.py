@@ -2,8 +2,7 @@
 
 import pytest
 from graphs import Builder, between, check
-
-from lbyl_onnx import compress
+from uniform import compress
 
 MICROSOFT = "com.microsoft"
 
