@@ -23,6 +23,14 @@ lbyl = command_line.lbyl
         ("--scope", "magic", "chains, all"),
         ("--round-to", "0", "--round-to"),
         ("--round-to", "2.5", "--round-to"),
+        ("--round-to", "kernels", "--round-to 'kernels': expected auto or a whole number of at least 1"),
+        ("--target", "macs", "--target 'macs' is not of the form NAME=VALUE"),
+        ("--target", "speed=2", "macs, params, bytes, latency, drop"),
+        ("--target", "macs=5ms", "--target macs=5ms is no budget; expected a share of the original's such as 0.8"),
+        ("--target", "macs=0", "--target macs=0 is no budget"),
+        ("--target", "bytes=40", "--target bytes=40 has no unit"),
+        ("--allocation", "greedy", "auto, sensitivity, uniform"),
+        ("--threads", "0", "--threads is 0"),
         ("--samples", "0", "--samples is 0"),
         ("--seed", "-1", "--seed is -1"),
         ("--lambda1", "-1", "--lambda1"),
@@ -37,6 +45,16 @@ lbyl = command_line.lbyl
 def test_bad_options(lbyl, tmp_path, option, value, part):
     assert_refused(lbyl("compress", CNN, tmp_path / "out.onnx", option, value), 2, part)
     assert files(tmp_path) == []
+
+
+def test_a_target_given_twice(lbyl, tmp_path):
+    twice = "--target", "macs=0.8", "--target", "macs=0.7"
+    assert_refused(lbyl("compress", CNN, tmp_path / "out.onnx", *twice), 2, "--target 'macs=0.7' is given twice")
+
+
+def test_other_criteria_than_obs_know_no_sensitivity(lbyl, tmp_path):
+    options = "--allocation", "sensitivity", "--criterion", "l1"
+    assert_refused(lbyl("compress", CNN, tmp_path / "out.onnx", *options), 2, "--allocation", "obs", "l1")
 
 
 def test_wrong_commands(lbyl):
@@ -112,8 +130,13 @@ def help_of(lbyl, command):
 
 def test_help_lists_options_and_defaults(lbyl):
     text = help_of(lbyl, "compress")
-    for part in ("--ratio", "--round-to", "--no-validate", "lbyl|neuron-merging|none", "[default: 0.3]"):
+    for part in (
+        *("--no-validate", "lbyl|neuron-merging|none", "--threads N", "--target NAME=VALUE", "--round-to auto|N"),
+        *("--allocation auto|sensitivity|uniform", "Default without --ratio: drop=1%", "[default: moments]"),
+    ):
         assert part in text
+    (ratio,) = re.findall(r"--ratio (.*?) --target", text)
+    assert "default" not in ratio
 
 
 def test_usage_lines_name_the_arguments(lbyl):

@@ -53,12 +53,14 @@ def test_compress_passes_every_option_on(lbyl, tmp_path, monkeypatch):
     options = {
         **{"ratio": 0.5, "restore": "neuron-merging", "criterion": "l1", "lambda1": 0.25, "lambda2": 0.75},
         **{"scope": "all", "round_to": 2, "include": "layer[23]", "exclude": "layer3", "seed": 3},
-        **{"provider": "cpu"},
+        **{"provider": "cpu", "allocation": "uniform", "threads": 1},
     }
     arguments = [text for name, value in options.items() for text in (f"--{name.replace('_', '-')}", value)]
-    code, printed, _ = lbyl("compress", CNN, tmp_path / "out.onnx", *arguments, "--no-validate")
+    targets = "--target", "macs=0.9", "--target", "bytes=400kB"
+    code, printed, _ = lbyl("compress", CNN, tmp_path / "out.onnx", *arguments, *targets, "--no-validate")
     assert code == 0
     assert {name: seen[name] for name in options} == options and seen["validation"] is False
+    assert seen["target"] == {"macs": "0.9", "bytes": "400kB"}
     assert "removed 32 of 234 units in 1 of 5 groups" in printed
     assert "not compared" in printed and "latency" not in printed
 
@@ -199,9 +201,7 @@ def test_bad_models(lbyl, tmp_path, kind):
 
 def test_nothing_to_remove(lbyl, tmp_path):
     for options in (("--ratio", "0"), ("--include", "no such node"), ("--round-to", "64")):
-        result = lbyl(
-            "compress", CNN, tmp_path / "out.onnx", *UNIFORM, "--report", tmp_path / "r.json", *UNIFORM, *options
-        )
+        result = lbyl("compress", CNN, tmp_path / "out.onnx", "--report", tmp_path / "r.json", *UNIFORM, *options)
         assert_refused(result, 4, "nothing to remove")
     assert files(tmp_path) == []
 

@@ -13,6 +13,7 @@ from graphs import Builder
 from uniform import compress
 
 import lbyl_onnx
+from lbyl_onnx.budgets import Budget
 from lbyl_onnx.evaluation import latency
 from lbyl_onnx.evaluation.records import Report, from_json, to_json
 from lbyl_onnx.options import Normalisation, Options, PruneOptions, RunOptions, SampleOptions
@@ -34,7 +35,9 @@ def again(report):
 def test_a_report_says_what_ran_and_what_was_asked_for():
     scale, shapes = Normalisation((0.5,), (0.25,)), {"image": (1, 1, 8, 8)}
     prune = {"restore": "lbyl", "lambda2": 0.5, "scope": "all", "round_to": 4, "exclude": "layer3", "seed": 2}
-    report = compress(CNN, 0.25, **prune, samples=80, shapes=shapes, normalisation=scale, layer_errors=True).report
+    prune["allocation"] = "uniform"
+    given = {"target": {"macs": 0.9, "bytes": "400 kB"}, "samples": 80, "shapes": shapes, "threads": 1}
+    report = compress(CNN, 0.25, **prune, **given, normalisation=scale, layer_errors=True).report
     record = json.loads(report.to_json())
     assert record["versions"] == {
         **{"lbyl_onnx": version("lbyl-onnx"), "onnxruntime": ort.__version__},
@@ -42,8 +45,9 @@ def test_a_report_says_what_ran_and_what_was_asked_for():
     }
     assert report.versions.provider in ("cpu", "cuda") and report.options.run.provider == report.versions.provider
     samples = SampleOptions("auto", 80, shapes, scale, seed=2)
-    runtime = RunOptions(report.versions.provider)
-    assert report.options == Options(PruneOptions(0.25, **prune), samples, runtime, layer_errors=True)
+    runtime = RunOptions(report.versions.provider, threads=1)
+    targets = Budget("macs", 0.9, share=True), Budget("bytes", 400_000, share=False)
+    assert report.options == Options(PruneOptions(0.25, **prune, targets=targets), samples, runtime, layer_errors=True)
     assert record["options"]["prune"]["lambda2"] == 0.5 and record["options"]["samples"]["normalisation"]["std"] == [
         0.25
     ]
