@@ -18,7 +18,7 @@ from lbyl_onnx.selection import CRITERIA, consumer_moments, elimination
 from lbyl_onnx.selection.consumer_moments import ConsumerMoments, consumer_input
 from lbyl_onnx.selection.criteria import RankingTask
 from lbyl_onnx.selection.elimination import GIVEN, MADE_UP, TRUSTING, Elimination, eliminate
-from lbyl_onnx.selection.plan import reasons_to_leave, units_kept
+from lbyl_onnx.selection.plan import reasons_to_leave, uniform_counts
 
 
 def consumer(units, axis=1, op="Conv"):
@@ -275,11 +275,11 @@ def activation(model, calibration, name, axis):
 
 
 def rankings(analysis, calibration, **options):
-    """What "obs" makes of every group that the options let lose units, by number."""
+    """What "obs" makes of every group that the options let lose units, by number; all lose the same share."""
     chosen = PruneOptions(criterion="obs", **options)
     reasons = reasons_to_leave(analysis, chosen)
     groups = {number: group for number, group in enumerate(analysis.groups) if reasons[number] is None}
-    counts = {n: group.units - units_kept(group.units, chosen.ratio, chosen.round_to) for n, group in groups.items()}
+    counts = uniform_counts(analysis, reasons, chosen.ratio, chosen.round_to or 1)
     return CRITERIA["obs"].rank(RankingTask(analysis, groups, counts, chosen, RunOptions("cpu"), calibration))
 
 
