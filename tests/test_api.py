@@ -8,9 +8,13 @@ import numpy as np
 import onnx
 import pytest
 from conftest import ROOT
+from uniform import compress
 
 import lbyl_onnx
 from lbyl_onnx import Normalisation, UsageError
+from lbyl_onnx.budgets import Budget
+from lbyl_onnx.evaluation.verdict import INTACT
+from lbyl_onnx.options import PruneOptions
 
 CNN = ROOT / "models" / "digits_cnn.onnx"
 SCREEN = 2000
@@ -19,12 +23,16 @@ SCREEN = 2000
 
 @pytest.fixture(scope="module")
 def result():
-    return lbyl_onnx.compress(CNN)
+    return compress(CNN)
 
 
-def test_compress_needs_nothing_but_a_model(result):
-    assert result.report.options.prune.ratio == 0.3
-    assert [group.units_after for group in result.report.groups] == [22, 44, 44, 44, 10]
+@pytest.mark.slow
+def test_compress_needs_nothing_but_a_model():
+    """A point of accuracy is spent, and blocks of units go, as kernels want them."""
+    report = lbyl_onnx.compress(CNN).report
+    assert report.options.prune == PruneOptions(targets=(Budget("drop", 1.0, share=False),))
+    assert report.output.macs < 0.9 * report.input.macs and report.validation.verdict.level == INTACT
+    assert all(group.units_after % 8 == 0 for group in report.groups[:-1]) and report.groups[-1].units_after == 10
 
 
 @pytest.mark.parametrize("kind", ["result", "model", "proto"])
@@ -62,8 +70,20 @@ def raised(function, *arguments, **options):
     ("parameter", "value"),
     [
         ("ratio", "0.3"),
-        ("ratio", None),
+        ("ratio", [0.3]),
         ("ratio", True),
+        ("target", "macs=0.8"),
+        ("target", ["macs=0.8"]),
+        ("target", {"speed": 0.8}),
+        ("target", {0: 0.8}),
+        ("target", {"macs": None}),
+        ("target", {"macs": True}),
+        ("target", {"bytes": "4"}),
+        ("allocation", "greedy"),
+        ("allocation", None),
+        ("threads", 1.5),
+        ("threads", "2"),
+        ("threads", 0),
         ("restore", ["lbyl"]),
         ("restore", None),
         ("criterion", {"l1"}),
@@ -164,6 +184,7 @@ import onnx
 import lbyl_onnx
 
 result = lbyl_onnx.compress("model.onnx", ratio=0.4, round_to=8)
+lbyl_onnx.compress("model.onnx", target={"macs": 0.8, "bytes": "4MB"}, allocation="sensitivity", threads=2)
 lbyl_onnx.save(result, "small.onnx")
 lbyl_onnx.save(result.compressed, "small.onnx")
 proto: onnx.ModelProto = result.model

@@ -82,6 +82,15 @@ def test_every_field_of_the_report():
     assert report["validation"]["outputs"][0]["shape"] == [128, 10] and report["seconds"] > 0
 
 
+def test_a_ratio_is_spent_where_the_outputs_lose_least():
+    """As many multiply-accumulates as go with the same share of every group's units."""
+    alike = compress(CNN, 0.3, samples=64, validation=False).report
+    spent = compression.compress(CNN, 0.3, samples=64, validation=False).report
+    assert spent.output.macs <= alike.output.macs
+    assert len({group.units_after / group.units_before for group in spent.groups[:-1]}) > 1
+    assert all(group.units_after % 8 == 0 for group in spent.groups[:-1])
+
+
 def test_one_record_for_each_group():
     groups = cut_down(CNN, 0.5).report.groups
     assert [group.units_before for group in groups] == [32, 64, 64, 64, 10]
@@ -308,6 +317,20 @@ def test_a_single_layer_has_nothing_to_remove():
         cut_down(graph.model(graph.node("Relu", graph.input())), 0.5)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"ratio": 0}, "nothing to remove at ratio 0, rounded to what kernels want; .* smaller --round-to$"),
+        ({"target": {"macs": 1}}, "nothing to remove at macs=1, rounded to what kernels want; ask .* --target, or"),
+        ({"target": {"macs": 0.01}}, r"macs cannot be brought to 18,540\.8; .* 119,456 \(0\.064 of the original's\)$"),
+        ({"target": {"drop": 0}}, "no unit can go within 0 points of accuracy; the nearest loses"),
+    ],
+)
+def test_nothing_to_remove_by_sensitivity(options, message):
+    with pytest.raises(NothingToRemove, match=rf"^digits_cnn\.onnx: {message}"):
+        compression.compress(CNN, samples=16, validation=False, **options)
+
+
 def test_the_name_of_the_file_is_told():
     with pytest.raises(NothingToRemove, match=r"^digits_cnn\.onnx: nothing to remove"):
         cut_down(CNN, 0)
@@ -425,7 +448,11 @@ MEASURED = Validation("cpu", "made up", 16, (), 1, latency_before_ms=2.0, latenc
 
 @pytest.mark.parametrize(
     ("round_to", "advice"),
-    [(1, r"try --round-to 8 \(or 16\)"), (4, r"try --round-to 8 \(or 16\)"), (8, "try --round-to 16")],
+    [
+        (1, r"try --round-to 8 \(or 16\)"),
+        (4, r"try --round-to 8 \(or 16\)"),
+        (8, "try --round-to 16 or a lower budget"),
+    ],
 )
 def test_a_result_that_is_not_faster_comes_with_advice(monkeypatch, round_to, advice):
     monkeypatch.setattr(compression, "compare", lambda *arguments, **options: MEASURED)
