@@ -59,11 +59,12 @@ def test_random_graphs(seed, operators, dynamic):
     assert_equivalent(prune(random_graph(seed, operators, dynamic), seed=seed), tolerance=1e-3)
 
 
+@pytest.mark.parametrize("allocation", ["uniform", "sensitivity"])
 @drawn(40)
-def test_random_graphs_are_restored(seed, operators, dynamic):
+def test_random_graphs_are_restored(allocation, seed, operators, dynamic):
     """The defaults choose and restore, and the result passes the validation."""
     try:
-        result = compress(random_graph(seed, operators, dynamic), 0.4, scope="all", samples=16)
+        result = compress(random_graph(seed, operators, dynamic), 0.4, scope="all", samples=16, allocation=allocation)
     except NothingToRemove:
         return
     assert result.report.validation.outputs and not any("measured" in line for line in result.report.warnings)
