@@ -203,7 +203,7 @@ class _Compression:
             warnings=(
                 *self.warnings,
                 *self.fallbacks,
-                *speed_warnings(made.validation, self.options.prune.round_to),
+                *speed_warnings(made.validation, self.options.prune),
                 *damage_warnings(made.validation, self.options),
             ),
         )

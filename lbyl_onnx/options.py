@@ -54,7 +54,7 @@ class PruneOptions:
         for name in ("include", "exclude"):
             pattern(name, getattr(self, name))
         if self.allocation == "sensitivity" and self.criterion != "obs":
-            raise UsageError(f"is sensitivity, which needs --criterion obs, not {self.criterion}", "allocation")
+            raise UsageError(f"is sensitivity, which needs the criterion obs, not {self.criterion}", "allocation")
 
     @property
     def uniform(self) -> bool:

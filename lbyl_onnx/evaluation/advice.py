@@ -56,11 +56,13 @@ def why_nothing(model: Model, reasons: list[str | None], options: PruneOptions) 
         return f"{name}: nothing to remove: {_why_no_group(model)}"
     told = [reason for reason in reasons if reason]
     if len(told) < len(reasons):
-        option = "--ratio" if options.ratio is not None else "--target"
-        rounded, advice = "", f"ask for more with {option}"
-        if options.round_to is None or options.round_to > 1:
-            size = "what kernels want" if options.round_to is None else f"multiples of {options.round_to}"
-            rounded, advice = f", rounded to {size}", f"ask for more with {option}, or give a smaller --round-to"
+        size = options.round_to or (None if options.uniform else "what kernels want")
+        rounded = (
+            f", rounded to {size if options.round_to is None else f'multiples of {size}'}"
+            if size not in (None, 1)
+            else ""
+        )
+        advice = "ask for more" + (", or give a smaller --round-to" if rounded else "")
         return f"{name}: nothing to remove at {options.asked}{rounded}; {advice}"
     common = max(dict.fromkeys(told), key=told.count)
     groups = counted(len(told), "group")
@@ -82,21 +84,20 @@ def damage_warnings(validation: Validation | None, options: Options) -> tuple[st
     found = validation.verdict
     made_up = is_made_up(options.samples.calibration) and restoration_named(options.prune.restore).needs_samples
     advice = ", or give samples like those it will see with --calibration" if made_up else ""
-    return (f"the result is {found.level}, do not use it as it is: {found.reason}; lower --ratio{advice}",)
+    return (f"the result is {found.level}, do not use it as it is: {found.reason}; ask for less{advice}",)
 
 
-def speed_warnings(validation: Validation | None, round_to: int | None) -> tuple[str, ...]:
+def speed_warnings(validation: Validation | None, prune: PruneOptions) -> tuple[str, ...]:
     """What to try where the result is not faster."""
     if validation is None or validation.speedup > NOT_FASTER:
         return ()
-    advice = "lower the budget, or --target latency=0.9"
-    if round_to is not None:
-        rounded = round_to % SUGGESTED_ROUNDING
-        advice = (
-            f"try --round-to {SUGGESTED_ROUNDING} (or {2 * SUGGESTED_ROUNDING})"
-            if rounded
-            else f"try --round-to {2 * round_to} or a lower budget"
-        )
+    size = prune.round_to or (1 if prune.uniform else None)
+    if size is None:
+        advice = "leave it as it is, or ask for --target latency=0.9"
+    elif size % SUGGESTED_ROUNDING:
+        advice = f"try --round-to {SUGGESTED_ROUNDING} (or {2 * SUGGESTED_ROUNDING})"
+    else:
+        advice = f"try --round-to {2 * size}, or ask for --target latency=0.9"
     faster = "hardly faster" if validation.speedup > 1 else "not faster"
     return (
         f"the result is {faster}: {validation.latency_after_ms:.3g} ms, original "

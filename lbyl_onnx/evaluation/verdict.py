@@ -66,7 +66,7 @@ def check_limits(validation: Validation, limits: Limits) -> None:
         if 100 * min(found) < limits.min_agreement - ROUNDING:
             raise ValidationFailed(
                 f"only {100 * min(found):.1f} % of top-1 answers agree, --min-agreement is {limits.min_agreement:g}; "
-                "lower --ratio, or give own samples with --calibration"
+                "ask for less, or give own samples with --calibration"
             )
     if limits.min_sqnr is not None:
         if not validation.outputs:
@@ -74,8 +74,8 @@ def check_limits(validation: Validation, limits: Limits) -> None:
         for output in validation.outputs:
             if output.sqnr_db < limits.min_sqnr:
                 raise ValidationFailed(
-                    f"output {output.name!r} keeps {output.sqnr_db:.1f} dB, --min-sqnr is {limits.min_sqnr:g}; lower "
-                    "--ratio, or give own samples with --calibration"
+                    f"output {output.name!r} keeps {output.sqnr_db:.1f} dB, --min-sqnr is {limits.min_sqnr:g}; ask "
+                    "for less, or give own samples with --calibration"
                 )
     if limits.max_drop is not None:
         before, after = validation.accuracy_before, validation.accuracy_after
@@ -84,5 +84,5 @@ def check_limits(validation: Validation, limits: Limits) -> None:
         if 100 * (before - after) > limits.max_drop + ROUNDING:
             raise ValidationFailed(
                 f"accuracy falls from {100 * before:.1f} to {100 * after:.1f} %, --max-drop is {limits.max_drop:g}; "
-                "lower --ratio, or give own samples with --calibration"
+                "ask for less, or give own samples with --calibration"
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from .latency_model import LatencyModel
 from .plan import Plan, choose, rank, uniform_counts
 from .sensitivity import Curve, sensitivities
 
+RATIO = "ratio"
 MOST_REMOVED = 0.875
 """Share of a group's units that may go."""
 SMALL_BLOCKS = (8, 4)
@@ -96,19 +98,28 @@ class Planner:
                 found.append(Limit(target.name, cost, target.most(float(cost(self._none))) / factor))
         if self.options.ratio is not None and not (self.options.uniform and not found):
             alike = self._alike(self.options.ratio, 1)
-            found.append(Limit("macs", self.costs.macs, float(self.costs.macs(alike))))
+            found.append(Limit(RATIO, self.costs.macs, float(self.costs.macs(alike))))
         return found
 
     def counts(self, limits: list[Limit]) -> np.ndarray:
-        """Units that each group loses, int64 (groups,), within all limits. Raises OutOfReach."""
+        """Units that each group loses, int64 (groups,), within all limits, of a ratio as far as it is in reach. Raises
+        OutOfReach."""
         if not self.options.uniform:
             try:
                 return allocate(self.curves, self._levels(), len(self._none), limits)
             except OutOfReach:
                 self._look_further()
+            try:
+                return allocate(self.curves, self._levels(), len(self._none), limits)
+            except OutOfReach as error:
+                if error.limit.name != RATIO:
+                    raise
+                limits = [replace(each, most=error.least) if each is error.limit else each for each in limits]
                 return allocate(self.curves, self._levels(), len(self._none), limits)
         if not limits:
             return self._alike(self.options.ratio or 0.0)
+        if _within(limits, self._none):
+            return self._none
         low, high = 0.0, MOST_REMOVED
         self._check(limits, self._alike(high))
         for _ in range(HALVINGS):
