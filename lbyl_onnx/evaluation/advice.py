@@ -56,13 +56,10 @@ def why_nothing(model: Model, reasons: list[str | None], options: PruneOptions) 
         return f"{name}: nothing to remove: {_why_no_group(model)}"
     told = [reason for reason in reasons if reason]
     if len(told) < len(reasons):
-        size = options.round_to or (None if options.uniform else "what kernels want")
-        rounded = (
-            f", rounded to {size if options.round_to is None else f'multiples of {size}'}"
-            if size not in (None, 1)
-            else ""
-        )
-        advice = "ask for more" + (", or give a smaller --round-to" if rounded else "")
+        rounded = "" if options.uniform else ", rounded to what kernels want"
+        if options.round_to is not None:
+            rounded = f", rounded to multiples of {options.round_to}" if options.round_to > 1 else ""
+        advice = "ask for more, or give a smaller --round-to" if rounded else "ask for more"
         return f"{name}: nothing to remove at {options.asked}{rounded}; {advice}"
     common = max(dict.fromkeys(told), key=told.count)
     groups = counted(len(told), "group")
