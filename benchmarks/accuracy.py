@@ -49,8 +49,9 @@ def measure(name: str, ratios: list[float]) -> list[Row]:
     rows = []
     for ratio in ratios:
         results = [compress(model, ratio, criterion="l2", restore=method, validation=False) for method in METHODS[:3]]
+        results.append(compress(model, ratio, allocation="uniform", validation=False))
+        results.append(compress(model, ratio, allocation="uniform", calibration=given, samples=256, validation=False))
         results.append(compress(model, ratio, validation=False))
-        results.append(compress(model, ratio, calibration=given, samples=256, validation=False))
         rows.append(Row(name, original, ratio, tuple(accuracy(each.compressed, evaluation) for each in results)))
     return rows
 

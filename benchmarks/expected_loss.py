@@ -62,7 +62,14 @@ def real_networks(ratios: list[float]) -> Iterator[Point]:
             for kind in ("given", "auto"):
                 given = network.given if kind == "given" else kind
                 scale = None if kind == "given" else SCALINGS[network.scaling]
-                done = compress(network.model, ratio, scope=network.scope, calibration=given, normalisation=scale)
+                done = compress(
+                    network.model,
+                    ratio,
+                    scope=network.scope,
+                    calibration=given,
+                    normalisation=scale,
+                    allocation="uniform",
+                )
                 actual = before - network.accuracy(done.compressed)
                 yield point(name, ratio, kind, done.report.validation, actual)
 
@@ -75,7 +82,7 @@ def small_networks(ratios: list[float]) -> Iterator[Point]:
         before = accuracy(model, "cifar10_eval")
         for ratio in ratios:
             for kind in ("given", "auto"):
-                done = compress(model, ratio, calibration=given if kind == "given" else kind)
+                done = compress(model, ratio, calibration=given if kind == "given" else kind, allocation="uniform")
                 yield point(
                     name, ratio, kind, done.report.validation, before - accuracy(done.compressed, "cifar10_eval")
                 )

@@ -54,6 +54,7 @@ class Classifier:
             self.model,
             ratio,
             scope=self.scope,
+            allocation="uniform",
             calibration=calibration,
             normalisation=scale,
             validation=False,

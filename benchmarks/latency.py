@@ -1,9 +1,8 @@
 """Whether smaller is faster: latency of real networks beside that of what `compress` makes of them.
 
-    python benchmarks/latency.py [--ratio 0.3] [--scope all] [--round-to 1] [--threads 1 2] [--fast] [--only yunet]
+    python benchmarks/latency.py [--ratio 0.3] [--scope all] [--round-to 8] [--threads 1 2] [--only yunet]
 
-Both are timed in turns within one process, so the ratios hold on a noisy machine. `--fast` ranks and restores nothing
-by activations: time does not depend on the weights.
+Both are timed in turns within one process, so the ratios hold on a noisy machine.
 """
 
 from __future__ import annotations
@@ -17,32 +16,32 @@ import numpy as np
 from material import require
 
 from lbyl_onnx.calibration.synthetic import synthetic_inputs
+from lbyl_onnx.errors import counted
 from lbyl_onnx.evaluation.latency import latencies
 from lbyl_onnx.model.session import open_session
 from lbyl_onnx.options import RunOptions, SampleOptions
 
 SLOWER = 1.03
-FAST = {"criterion": "l2", "restore": "none"}
 
 
-def measure(path: Path, options: argparse.Namespace) -> tuple[float, list[float]] | None:
-    """Share of multiply-accumulates left and, for each number of threads, of the latency; None where nothing can be
-    removed."""
+def measure(path: Path, options: argparse.Namespace, threads: int) -> tuple[float, float] | None:
+    """Shares of multiply-accumulates and of the latency that are left; None where nothing can be removed."""
     model = load(path)
-    chosen = FAST if options.fast else {}
     try:
         result = compress(
-            model, options.ratio, scope=options.scope, round_to=options.round_to, validation=False, **chosen
+            model,
+            options.ratio,
+            scope=options.scope,
+            round_to=options.round_to,
+            samples=options.samples,
+            threads=threads,
+            provider="cpu",
         )
     except NothingToRemove:
         return None
-    feed = synthetic_inputs(model, 1, SampleOptions())
-    ratios = []
-    for threads in options.threads:
-        sessions = [open_session(each, RunOptions("cpu", threads)) for each in (model, result.compressed)]
-        before, after = latencies(*sessions, feed, [])
-        ratios.append(after / before)
-    return result.report.output.macs / max(result.report.input.macs, 1), ratios
+    sessions = [open_session(each, RunOptions("cpu", threads)) for each in (model, result.compressed)]
+    before, after = latencies(*sessions, synthetic_inputs(model, 1, SampleOptions()), [])
+    return result.report.output.macs / max(result.report.input.macs, 1), after / before
 
 
 def main() -> None:
@@ -50,27 +49,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ratio", type=float, default=0.3)
     parser.add_argument("--scope", default="all")
-    parser.add_argument("--round-to", type=int, default=1)
+    parser.add_argument("--round-to", type=int, help="by what kernels want, where it is not given")
+    parser.add_argument("--samples", type=int, default=64)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--fast", action="store_true")
     parser.add_argument("--only", default="", help="networks whose name contains this")
     options = parser.parse_args()
-    columns = [f"latency left ({threads} thread{'s' * (threads > 1)})" for threads in options.threads]
-    print(f"| network | MACs left | {' | '.join(columns)} |\n| --- | --- |{' --- |' * len(columns)}")
+    columns = [
+        f"{what} left ({counted(threads, 'thread')})" for threads in options.threads for what in ("MACs", "latency")
+    ]
+    print(f"| network | {' | '.join(columns)} |\n| --- |{' --- |' * len(columns)}")
     found = []
     for path in sorted(path for path in require("realworld").glob("*.onnx") if options.only in path.stem):
-        measured = measure(path, options)
-        if measured is None:
-            print(f"| {path.stem} | nothing to remove |{' |' * len(columns)}", flush=True)
-            continue
-        macs, ratios = measured
-        found.append([macs, *ratios])
-        print(f"| {path.stem} | {100 * macs:.0f} % | {' | '.join(f'{ratio:.2f}' for ratio in ratios)} |", flush=True)
+        measured = [measure(path, options, threads) for threads in options.threads]
+        shares = [share for each in measured if each is not None for share in each]
+        cells = [f"{share:.2f}" for share in shares] if len(shares) == len(columns) else ["-"] * len(columns)
+        print(f"| {path.stem} | {' | '.join(cells)} |", flush=True)
+        found += [shares] if len(shares) == len(columns) else []
     if found:
-        macs, *means = np.exp(np.log(found).mean(axis=0))
-        slower = (np.array(found)[:, 1:] > SLOWER).sum(axis=0)
-        print(f"| geometric mean | {100 * macs:.0f} % | {' | '.join(f'{mean:.2f}' for mean in means)} |")
-        print(f"| slower than {SLOWER} | | {' | '.join(f'{count} of {len(found)}' for count in slower)} |")
+        print(f"| geometric mean | {' | '.join(f'{mean:.2f}' for mean in np.exp(np.log(found).mean(axis=0)))} |")
+        slower = (np.array(found) > SLOWER).sum(axis=0)
+        print(f"| above {SLOWER} | {' | '.join(f'{count} of {len(found)}' for count in slower)} |")
 
 
 if __name__ == "__main__":

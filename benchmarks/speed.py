@@ -31,6 +31,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=64)
     parser.add_argument("--scope", default="chains")
     parser.add_argument("--ratio", type=float, default=0.3)
+    parser.add_argument("--allocation", default="uniform")
     options = parser.parse_args()
     for name in options.models:
         with tempfile.TemporaryDirectory() as folder:
@@ -46,7 +47,7 @@ def main() -> None:
             forward = time.perf_counter() - started
             del session, batches
             started = time.perf_counter()
-            compress(path, options.ratio, samples=options.samples, scope=options.scope)
+            compress(path, options.ratio, samples=options.samples, scope=options.scope, allocation=options.allocation)
             seconds = time.perf_counter() - started
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         print(
