@@ -105,17 +105,7 @@ class Planner:
         """Units that each group loses, int64 (groups,), within all limits, of a ratio as far as it is in reach. Raises
         OutOfReach."""
         if not self.options.uniform:
-            try:
-                return allocate(self.curves, self._levels(), len(self._none), limits)
-            except OutOfReach:
-                self._look_further()
-            try:
-                return allocate(self.curves, self._levels(), len(self._none), limits)
-            except OutOfReach as error:
-                if error.limit.name != RATIO:
-                    raise
-                limits = [replace(each, most=error.least) if each is error.limit else each for each in limits]
-                return allocate(self.curves, self._levels(), len(self._none), limits)
+            return self._by_sensitivity(limits)
         if not limits:
             return self._alike(self.options.ratio or 0.0)
         if _within(limits, self._none):
@@ -156,10 +146,20 @@ class Planner:
         free = np.where(self.analysis.groups[number].free, ranking.importance, np.inf)
         return ranking.trial or Trial(np.argsort(free, kind="stable")[:most], ())
 
+    def _by_sensitivity(self, limits: list[Limit]) -> np.ndarray:
+        """Units that go. Where that is out of reach, heavier cuts are measured too, and any number of units may go."""
+        while True:
+            try:
+                return allocate(self.curves, self._levels(), len(self._none), limits)
+            except OutOfReach as error:
+                if not self._fine:
+                    self._look_further()
+                elif error.limit.name == RATIO:
+                    limits = [replace(each, most=error.least) if each is error.limit else each for each in limits]
+                else:
+                    raise
+
     def _look_further(self) -> None:
-        """Measure heavier cuts too, and let any number of units go."""
-        if self._fine:
-            return
         assert self._calibration is not None
         self._fine = True
         self.curves |= sensitivities(
