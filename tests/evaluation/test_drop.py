@@ -13,13 +13,14 @@ from lbyl_onnx.budgets import budgets
 from lbyl_onnx.calibration.samples import Calibration
 from lbyl_onnx.calibration.user_samples import SampleSet
 from lbyl_onnx.compression import compress
-from lbyl_onnx.errors import NothingToRemove
-from lbyl_onnx.evaluation import latency
-from lbyl_onnx.evaluation.drop import LEAST_SHARE, PRECISION, Judge, Trial, folds_as_trials, within_drop
+from lbyl_onnx.errors import NothingToRemove, ValidationFailed
+from lbyl_onnx.evaluation import judging, latency
+from lbyl_onnx.evaluation.drop import LEAST_SHARE, PRECISION, Judge, Trial, folds_as_trials, judge_of, within_drop
+from lbyl_onnx.evaluation.judging import Judging
 from lbyl_onnx.evaluation.validation import compare
 from lbyl_onnx.model.reading import load
 from lbyl_onnx.model.session import open_session, run_batches
-from lbyl_onnx.options import RunOptions
+from lbyl_onnx.options import PruneOptions, RunOptions, SampleOptions
 from lbyl_onnx.selection.allocation import Limit, OutOfReach
 
 CPU = RunOptions("cpu")
@@ -49,6 +50,12 @@ class MadeUpPlanner:
     def limits(self, targets):
         return [Limit(target.name, self.costs.macs, target.most(2e6)) for target in targets if target.name != "drop"]
 
+    def plan(self, targets):
+        try:
+            return self.plan_of(self.counts(self.limits(targets)))
+        except OutOfReach:
+            raise NothingToRemove("macs cannot be reached") from None
+
     def counts(self, limits):
         wanted = max(int(np.ceil(round(1000 * (1 - limit.most / 2e6), 6))) for limit in limits)
         if wanted > self.most:
@@ -71,44 +78,85 @@ class MadeUpJudge:
         return self._loss(plan)
 
 
+def searched(points, loss, most=875):
+    """The plan that is found, and all that were tried."""
+    judge = MadeUpJudge(loss)
+    return within_drop(MadeUpPlanner(most), budgets({"drop": points}), judge), judge.asked
+
+
 @settings(max_examples=60, deadline=None)
-@given(units=st.integers(20, 860))
+@given(units=st.integers(10, 860))
 def test_the_plan_found_holds_and_one_a_little_smaller_does_not(units):
     """The loss is one point once so many units are gone."""
-    judge = MadeUpJudge(lambda plan: plan / units)
-    found = within_drop(MadeUpPlanner(), (), 1.0, judge)
-    assert units - 1000 * PRECISION - 1 <= found <= units
-    broken = [plan for plan in judge.asked if plan > units]
-    assert min(broken, default=876) - found <= 1000 * PRECISION + 1
-    assert len(judge.asked) <= 14
+    found, asked = searched(1, lambda plan: plan / units)
+    assert (1 - PRECISION) * units - 1 <= found <= units
+    broken = min((plan for plan in asked if plan > units), default=876)
+    assert broken - found <= PRECISION * broken + 1
+    assert len(asked) <= 12
 
 
 def test_all_that_can_go_goes_where_nothing_is_lost():
-    judge = MadeUpJudge(lambda plan: 0.0)
-    assert within_drop(MadeUpPlanner(most=600), (), 1.0, judge) >= 600 - 1000 * PRECISION
+    found, _ = searched(1, lambda plan: 0.0, most=600)
+    assert 600 * (1 - PRECISION) <= found <= 600
 
 
 def test_a_loss_of_just_so_many_points_is_allowed():
-    assert within_drop(MadeUpPlanner(), (), 0.0, MadeUpJudge(lambda plan: float(plan > 80))) == 80
+    found, _ = searched(0, lambda plan: float(plan > 80))
+    assert found == 80
+
+
+def test_the_points_are_those_of_the_target():
+    """The strictest one counts."""
+    loss = MadeUpJudge(lambda plan: plan / 100)
+    strict, lenient = (within_drop(MadeUpPlanner(), budgets({"drop": points}), loss) for points in (1, 4))
+    both = within_drop(MadeUpPlanner(), (*budgets({"drop": 4}), *budgets({"drop": 1})), loss)
+    assert both == strict <= 100 < lenient <= 400
+
+
+def test_results_that_are_not_finite_are_not_taken():
+    def loss(plan):
+        if plan > 300:
+            raise ValidationFailed("not finite")
+        return 0.0
+
+    found, asked = searched(1, loss)
+    assert 300 * (1 - PRECISION) - 1 <= found <= 300 < max(asked)
 
 
 @pytest.mark.parametrize("share", [0.5, 0.1])
 def test_other_targets_hold_as_well(share):
     """Half of the work has to go at least, and little more may."""
     targets = budgets({"macs": share, "drop": "1%"})
-    found = within_drop(MadeUpPlanner(most=950), targets, 1.0, MadeUpJudge(lambda plan: plan / 930))
+    found = within_drop(MadeUpPlanner(most=950), targets, MadeUpJudge(lambda plan: plan / 930))
     assert 1000 * (1 - share) <= found <= 930
 
 
-@pytest.mark.parametrize(("loss", "nearest"), [(lambda plan: 4 + plan / 100, "4.1"), (lambda plan: 250.0, "250.0")])
+def test_another_target_out_of_reach_is_refused_before_anything_is_tried():
+    judge = MadeUpJudge(lambda plan: 0.0)
+    with pytest.raises(NothingToRemove, match="macs cannot be reached"):
+        within_drop(MadeUpPlanner(most=400), budgets({"macs": 0.5, "drop": 1}), judge)
+    assert not judge.asked
+
+
+@pytest.mark.parametrize(("loss", "nearest"), [(lambda plan: 4 + plan / 100, "4.1"), (lambda plan: 250.0, "250")])
 def test_the_nearest_loss_is_named_where_no_unit_can_go(loss, nearest):
     judge = MadeUpJudge(loss)
     with pytest.raises(NothingToRemove) as error:
-        within_drop(MadeUpPlanner(), (), 1.5, judge)
-    words = str(error.value)
-    assert words.startswith(f"the model: no unit can go within 1.5 points of accuracy; the nearest loses {nearest} ")
-    assert f"--target drop={nearest}%" in words
+        within_drop(MadeUpPlanner(), budgets({"drop": 1.5}), judge)
+    assert str(error.value).startswith(
+        "the model: no unit can go within 1.5 points of accuracy; the nearest is expected to lose up to "
+        f"{nearest} (--target drop={nearest}% allows that;"
+    )
     assert LEAST_SHARE <= min(judge.asked) / 1000 < 2 * LEAST_SHARE
+    allowed = within_drop(MadeUpPlanner(), budgets({"drop": f"{nearest}%"}), judge)
+    assert loss(allowed) <= float(nearest)
+
+
+def test_groups_of_too_few_units_are_named_where_no_plan_could_be_tried():
+    judge = MadeUpJudge(lambda plan: 0.0)
+    with pytest.raises(NothingToRemove, match=r"the model: no group has enough units to lose some; try --round-to 1$"):
+        within_drop(MadeUpPlanner(most=0), budgets({"drop": 1}), judge)
+    assert not judge.asked
 
 
 # ---- samples
@@ -118,16 +166,66 @@ def test_the_nearest_loss_is_named_where_no_unit_can_go(loss, nearest):
 def test_each_fold_is_judged_on_what_it_was_not_restored_from(batches):
     drawn = [{"x": np.full((3, 2), number, np.float32)} for number in range(batches)]
     calibration = Calibration(drawn, tuple(number % 2 for number in range(batches)), True, "drawn")
-    trials = folds_as_trials(calibration, 1.5)
+    trials = folds_as_trials(calibration)
     judged = []
     for fold, trial in enumerate(trials):
         restored = {int(batch["x"][0, 0]) for batch in trial.calibration.batches}
         found = set(trial.samples.inputs["x"][:, 0].astype(int).tolist())
         assert restored == {number for number in range(batches) if number % 2 == fold}
         assert found == set(range(batches)) - restored
-        assert trial.samples.labels is None and trial.samples.understates == 1.5
+        assert trial.samples.labels is None and trial.samples.understates == 1
         judged += trial.samples.inputs["x"][:, 0].tolist()
     assert sorted(judged) == sorted(np.repeat(np.arange(batches, dtype=float), 3).tolist())
+
+
+def test_a_single_fold_is_judged_on_itself():
+    batches = [{"x": np.full((3, 2), number, np.float32)} for number in range(2)]
+    (trial,) = folds_as_trials(Calibration(batches, (0, 0), False, "drawn"))
+    assert trial.samples.inputs["x"][:, 0].tolist() == [0, 0, 0, 1, 1, 1]
+    assert len(trial.calibration.batches) == 2
+
+
+def trials_of(monkeypatch, calibration, evaluation=None, **target):
+    """What a judge of a plan for such targets is given to try, with the judging that it was made from."""
+    monkeypatch.setattr(judging, "DECIDING", 24)
+    image = Builder()
+    model = load(image.model(image.conv(image.input(("N", 3, 16, 16)), 3, 4)))
+    judged = Judging(model, "auto" if calibration.synthetic else calibration.batches[0], evaluation, SampleOptions())
+    planner = SimpleNamespace(options=PruneOptions(targets=budgets(target)), runtime=CPU)
+    judge = judge_of(planner, model, lambda *_: model, calibration, judged)
+    return judge and judge._trials, judged
+
+
+def images(synthetic):
+    rng = np.random.default_rng(0)
+    drawn = [{"x": rng.standard_normal((4, 3, 16, 16)).astype(np.float32)} for _ in range(2)]
+    return Calibration(drawn, (0, 1), synthetic, "drawn")
+
+
+def test_nothing_is_judged_where_no_loss_is_a_target(monkeypatch):
+    assert trials_of(monkeypatch, images(True), macs=0.5)[0] is None
+
+
+def test_samples_of_the_user_decide_fold_by_fold(monkeypatch):
+    calibration = images(False)
+    trials, _ = trials_of(monkeypatch, calibration, drop=1)
+    assert len(trials) == 2
+    assert (trials[0].samples.inputs["x"] == calibration.batches[1]["x"]).all()
+
+
+def test_made_up_samples_decide_that_the_comparison_does_not_see(monkeypatch):
+    calibration = images(True)
+    ((trial,), judged) = trials_of(monkeypatch, calibration, drop=1)
+    seen, last = (samples.inputs["x"] for samples in (trial.samples, judged.samples(10**6)))
+    assert trial.calibration is calibration and len(seen) == 24
+    assert not any(np.array_equal(mine, other) for mine in seen for other in last)
+
+
+def test_labelled_samples_decide_where_there_are_some(monkeypatch):
+    given = {"x": images(False).batches[0]["x"], "labels": np.arange(4)}
+    for synthetic in (True, False):
+        ((trial,), _) = trials_of(monkeypatch, images(synthetic), given, drop=1)
+        assert trial.samples.labels.tolist() == [0, 1, 2, 3]
 
 
 # ---- judging
@@ -208,11 +306,11 @@ def test_all_folds_are_judged_together_each_by_its_own_result():
         seen.append((plan, fold))
         return results[fold]
 
-    loss = Judge(original, restored, folds_as_trials(calibration, 1.0), CPU).loss("plan")
+    loss = Judge(original, restored, folds_as_trials(calibration), CPU).loss("plan")
     assert seen == [("plan", 0), ("plan", 1)]
     alone = [
         Judge(original, lambda *_, changed=results[fold]: changed, [trial], CPU).loss("plan")
-        for fold, trial in enumerate(folds_as_trials(calibration, 1.0))
+        for fold, trial in enumerate(folds_as_trials(calibration))
     ]
     assert min(alone) < loss < max(alone)
 
