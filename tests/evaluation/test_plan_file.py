@@ -124,7 +124,7 @@ def test_compress_takes_a_plan_or_its_file(report, tmp_path, written):
 
 @pytest.mark.parametrize("asked", [{"ratio": 0.5}, {"target": {"macs": 0.5}}])
 def test_a_plan_leaves_nothing_to_ask_for(report, asked):
-    with pytest.raises(UsageError, match="^plan says already how much goes; leave out ratio and target$"):
+    with pytest.raises(UsageError, match=r"^plan says already how much goes; leave out ratio and target$"):
         lbyl_onnx.compress(network(), plan=report, **asked)
 
 
