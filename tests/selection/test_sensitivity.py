@@ -21,7 +21,7 @@ from lbyl_onnx.model.reading import load
 from lbyl_onnx.model.session import open_session, run
 from lbyl_onnx.options import PruneOptions, RunOptions
 from lbyl_onnx.selection import consumer_moments, sensitivity
-from lbyl_onnx.selection.criteria import Reading
+from lbyl_onnx.selection.criteria import Reading, Trial
 from lbyl_onnx.selection.plan import rank, reasons_to_leave
 from lbyl_onnx.selection.sensitivity import RIDGE, Curve, sensitivities, without
 
@@ -146,7 +146,11 @@ class Measured:
         reasons = reasons_to_leave(self.analysis, options)
         most = {n: int(0.875 * group.units) for n, group in enumerate(self.analysis.groups)}
         found = rank(self.analysis, reasons, most, options, CPU, calibration)
-        trials = {number: each.ranking.trial for number, each in found.items() if each.ranking.trial is not None}
+        trials = {
+            n: each.ranking.trial or Trial(np.argsort(each.ranking.importance)[: most[n]], ())
+            for n, each in found.items()
+            if self.analysis.groups[n].consumers
+        }
         self.trials = {
             n: trial if order is None else replace(trial, order=np.array(order)) for n, trial in trials.items()
         }
@@ -349,9 +353,25 @@ def one_of_two_measured(graph):
     return [graph.conv(hidden, 16, 4, (1, 1)), graph.conv(hidden, 16, 4, group=2)]
 
 
+def none_measured(graph):
+    """The only consumer has convolution groups."""
+    hidden = graph.node("Relu", graph.conv(graph.input(), 3, 32, name="producer"))
+    return [graph.conv(hidden, 32, 8, group=2)]
+
+
+def both_weights(graph):
+    """A recurrent layer that starts with what it reads first, so that both of its weights read the same units."""
+    rows = graph.node("Transpose", graph.input(("N", 5, 4)), perm=[1, 0, 2])
+    read = graph.matmul(rows, 4, 8, name="producer")
+    start = graph.node("Gather", read, graph.constant([0]), axis=0)
+    weights = graph.weight(1, 8, 8), graph.weight(1, 8, 8)
+    hidden = graph.node("RNN", read, *weights, "", "", start, hidden_size=8, name="layer")
+    return [graph.matmul(graph.node("Squeeze", hidden, graph.constant([1])), 8, 3)]
+
+
 NETWORKS = (
     *(relu_chain, normalised, flattened, with_probabilities, pooled, depthwise, residual, concatenated, transposed),
-    *(pooled_in_front, rows, several_outputs, one_of_two_measured),
+    *(pooled_in_front, rows, several_outputs, one_of_two_measured, none_measured),
 )
 
 
@@ -367,6 +387,51 @@ def test_a_divergence_is_that_of_the_model_whose_consumers_were_edited(network):
     for number, curve in measured.curves.items():
         assert (curve.divergence > 0).all()
         np.testing.assert_allclose(curve.divergence, measured.by_hand(number), rtol=2e-3, atol=1e-7)
+
+
+def test_both_weights_of_one_node_do_without_the_units():
+    measured = Measured(made(both_weights), samples((5, 4)))
+    number = measured.number("producer")
+    layer = measured.model.proto.graph.node[-3]
+    consumers = [(axis.node, axis.slot) for axis in measured.analysis.groups[number].consumers]
+    assert layer.op_type == "RNN" and {(len(measured.model.proto.graph.node) - 3, slot) for slot in (1, 2)} < {
+        *consumers
+    }
+    np.testing.assert_allclose(measured.curves[number].divergence, measured.by_hand(number), rtol=2e-3, atol=1e-7)
+
+
+def heads(graph, both):
+    """One head, and behind all of its nodes another one of the same input."""
+
+    def head(name):
+        hidden = graph.node("Relu", graph.conv("x", 3, 8, name=name))
+        return graph.gemm(graph.node("Flatten", graph.conv(hidden, 8, 4)), 72, 5)
+
+    graph.input()
+    first = head("first")
+    return [first, head("second")] if both else [first]
+
+
+def test_outputs_that_do_not_follow_a_group_say_nothing_of_it():
+    both, alone = (Measured(made(lambda graph, both=both: heads(graph, both)), samples()) for both in (True, False))
+    np.testing.assert_allclose(both.curve("first").divergence, alone.curve("first").divergence, rtol=1e-4)
+    number = both.number("second")
+    np.testing.assert_allclose(both.curves[number].divergence, both.by_hand(number), rtol=2e-3)
+
+
+@pytest.mark.parametrize("network", [relu_chain, flattened, none_measured])
+def test_known_curves_are_followed_further(network):
+    """Up to seven eighths of the units, without measuring what is known again."""
+    measured = Measured(made(network), samples())
+    known = {n: replace(curve, divergence=curve.divergence * 2) for n, curve in measured.curves.items()}
+    further = sensitivities(measured.analysis, measured.trials, measured.calibration, CPU, known=known)
+    for number, curve in further.items():
+        units, before = measured.analysis.groups[number].units, known[number]
+        assert {round(0.75 * units), round(0.875 * units)} <= {*curve.removed.tolist()}
+        np.testing.assert_array_equal(curve.divergence[: len(before.removed)], before.divergence)
+        lost = [measured.lost(number, count, measured.model) for count in curve.removed[len(before.removed) :].tolist()]
+        expected = np.maximum.accumulate([before.divergence[-1], *lost])[1:]
+        np.testing.assert_allclose(curve.divergence[len(before.removed) :], expected, rtol=2e-3)
 
 
 def test_half_precision_stays_what_it_is():
