@@ -2,6 +2,7 @@
 
 import re
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -92,6 +93,14 @@ def test_numbers_above_one_are_taken_as_they_are(name):
     assert budget(name, 5000) == budget(name, 5000.0) == Budget(name, 5000.0, share=False)
 
 
+@pytest.mark.parametrize("kind", [np.float32, np.float64, np.int64, np.int32])
+def test_numbers_of_numpy_are_numbers(kind):
+    assert budget("macs", kind(5000)) == Budget("macs", 5000.0, share=False)
+    assert budget("bytes", kind(1)) == Budget("bytes", 1.0, share=True)
+    if issubclass(kind, np.floating):
+        assert budget("params", kind(0.8)) == Budget("params", 0.8, share=True)
+
+
 # ---- refusals
 
 
@@ -118,6 +127,24 @@ def test_only_a_loss_may_be_nothing(name, value):
 @pytest.mark.parametrize(("name", "text"), [("macs", "80%"), ("params", "4MB"), ("bytes", "5ms"), ("latency", "4MB")])
 def test_the_units_of_other_budgets_are_refused(name, text):
     assert refused(name, text) == f"{name}={text} is no budget; expected {EXPECTED[name]}"
+
+
+@pytest.mark.parametrize("text", ["0,8", "0,80", "1,5M", "1,0000", "12,34,567", ",5", "1,000.5"])
+@pytest.mark.parametrize("name", ["macs", "params"])
+def test_commas_stand_between_thousands_only(name, text):
+    assert refused(name, text) == f"{name}={text} is no budget; expected {EXPECTED[name]}"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("macs", "1e308G"), ("macs", "1e309"), ("bytes", "1e303GB"), ("latency", "1e306s")]
+)
+def test_what_is_too_much_for_a_number_is_refused(name, text):
+    assert refused(name, text) == f"{name}={text} is no budget; expected {EXPECTED[name]}"
+
+
+@pytest.mark.parametrize("value", [np.bool_(True), np.float64("nan"), np.float32("inf"), np.array([0.5]), 1 + 0j])
+def test_what_is_no_number_of_numpy_is_refused(value):
+    assert refused("macs", value) == f"macs={value} is no budget; expected {EXPECTED['macs']}"
 
 
 @pytest.mark.parametrize("name", ["bytes", "latency"])
