@@ -10,8 +10,9 @@ import pytest
 from command_line import CNN, assert_refused, files
 from graphs import Builder
 
+from lbyl_onnx.calibration import staged_run
 from lbyl_onnx.compression import compress
-from lbyl_onnx.errors import NothingToRemove, UsageError
+from lbyl_onnx.errors import ModelError, NothingToRemove, UsageError
 from lbyl_onnx.evaluation import latency
 from lbyl_onnx.evaluation.inspection import inspect
 from lbyl_onnx.selection import planner
@@ -108,6 +109,84 @@ def test_a_target_that_holds_already_removes_nothing():
         made(target={"macs": 1})
 
 
+# ---- large ratios
+
+
+def macs_of(model, ratio, **options):
+    result = compress(model, ratio, samples=64, validation=False, **options)
+    return inspect(result.model).input.macs
+
+
+@pytest.mark.parametrize("ratio", [0.7, 0.8])
+def test_large_ratios_save_as_much_as_all_groups_alike(ratio):
+    assert macs_of(CNN, ratio) <= macs_of(CNN, ratio, allocation="uniform")
+
+
+def test_a_ratio_that_takes_more_than_seven_eighths_of_all_groups_is_refused():
+    """Where all groups lose the same share, nine tenths of it can be done."""
+    with pytest.raises(NothingToRemove, match=r"macs cannot be brought to .* the least within reach is "):
+        macs_of(CNN, 0.9)
+    assert macs_of(CNN, 0.9, allocation="uniform") < macs_of(CNN, 0.8, allocation="uniform")
+
+
+@pytest.mark.parametrize(("ratio", "left"), [(0.2, 4), (0.5, 3), (0.8, 1)])
+def test_small_groups_lose_units_where_only_they_can(ratio, left):
+    """Six hidden units."""
+    graph = Builder()
+    hidden = graph.node("Relu", graph.gemm(graph.input(("N", 10)), 10, 6, name="hidden"))
+    model = graph.model(graph.gemm(hidden, 6, 3))
+    report = compress(model, ratio, samples=64, validation=False).report
+    assert report.groups[0].units_after == left
+    assert report.output.macs <= macs_of(model, ratio, allocation="uniform")
+
+
+# ---- what cannot be measured
+
+
+@pytest.mark.parametrize("asked", [{"ratio": 0.3}, {"target": {"macs": 0.7}}])
+def test_groups_that_obs_cannot_measure_lose_units(asked):
+    """The only consumer has convolution groups."""
+    graph = Builder()
+    hidden = graph.node("Relu", graph.conv(graph.input(("N", 3, 8, 8)), 3, 32, name="producer"))
+    model = graph.model(graph.conv(hidden, 32, 8, group=2, name="consumer"))
+    report = compress(model, samples=32, validation=False, **asked).report
+    assert report.output.macs <= 0.7 * report.input.macs
+    assert report.groups[0].units_after < report.groups[0].units_before and report.groups[0].criterion == "l2"
+    assert "1 group has no consumer whose input obs can measure; it was ranked by l2" in report.warnings
+
+
+@pytest.fixture
+def unmeasurable(monkeypatch):
+    """onnxruntime refuses every stretch of a model."""
+
+    def refuse(*_, **__):
+        raise ModelError("no such kernel")
+
+    monkeypatch.setattr(staged_run, "open_session", refuse)
+
+
+@pytest.mark.parametrize(
+    ("asked", "most"), [({"target": {"drop": "10%"}}, 0.95), ({"target": {"macs": 0.6}}, 0.6), ({"ratio": 0.4}, 0.6)]
+)
+def test_all_groups_lose_the_same_share_where_activations_cannot_be_measured(unmeasurable, asked, most):
+    report = compress(CNN, samples=64, validation=False, **asked).report
+    cut = [group for group in report.groups if group.units_after < group.units_before]
+    assert len(cut) == 4 and {group.criterion for group in cut} == {"l2"}
+    shares = [group.units_after / group.units_before for group in cut]
+    assert max(shares) - min(shares) <= 1 / 32
+    assert report.output.macs <= most * report.input.macs
+    assert report.fallbacks == (
+        "activations cannot be measured (no such kernel); l2 was used instead",
+        "activations cannot be measured (no such kernel); lbyl was used instead",
+    )
+
+
+def test_a_loss_of_one_point_is_held_to_where_activations_cannot_be_measured(unmeasurable):
+    """The default; weights alone restore too little of this model."""
+    with pytest.raises(NothingToRemove, match=r"no unit can go within 1 points of accuracy; the nearest is expected"):
+        compress(CNN, samples=64, validation=False)
+
+
 # ---- from the command line
 
 
@@ -141,6 +220,10 @@ def test_targets_on_the_command_line(lbyl, model, tmp_path):
         (["macs=0"], "--target macs=0 is no budget"),
         (["latency=5"], "--target latency=5 has no unit"),
         (["macs=0.8", "macs=0.7"], "--target 'macs=0.7' is given twice"),
+        (["macs=0.5", " macs=0.5"], "--target ' macs=0.5' is given twice"),
+        (["macs =0.5", "macs= 0.5"], "--target 'macs= 0.5' is given twice"),
+        (["macs=0,8"], "--target macs=0,8 is no budget"),
+        (["macs=1e308G"], "--target macs=1e308G is no budget"),
     ],
 )
 def test_wrong_targets_are_usage_errors(lbyl, model, tmp_path, arguments, words):
