@@ -186,7 +186,10 @@ class _Compression:
         before = file_report(analysis, np.ones(analysis.classes.count, bool), self.source)
         calibration = self.sample(analysis, before.macs)
         if planned is not None:
-            made = self.finish(analysis, executed(planned, analysis, reasons), calibration, before.macs)
+            chosen = executed(planned, analysis, reasons)
+            if chosen.removes_nothing:
+                raise NothingToRemove(f"{analysis.model.name}: the plan lets no unit go; raise a group's removed")
+            made = self.finish(analysis, chosen, calibration, before.macs)
         else:
             planner = self.planner(analysis, reasons, calibration)
             made = fast_enough(planner, lambda: self.make(planner, calibration, before.macs))

@@ -55,7 +55,7 @@ def test_points_of_accuracy_are_never_a_share(points):
 # ---- absolute values
 
 
-@given(name=st.sampled_from(BUDGETS), value=plain, data=st.data())
+@given(name=st.sampled_from(COSTS), value=plain, data=st.data())
 def test_values_are_multiplied_by_their_units(name, value, data):
     unit = data.draw(st.sampled_from([unit for unit in UNITS[name] if unit]))
     spelled = data.draw(st.sampled_from([unit, unit.upper(), f" {unit}", f"  {unit.title()} "]))
@@ -206,7 +206,7 @@ def test_budgets_in_words(name, value, words):
     assert str(budget(name, value)) == words
 
 
-@given(name=st.sampled_from(["macs", "params", "latency", "drop"]), value=st.integers(2, 10**9))
+@given(name=st.sampled_from(["macs", "params", "latency"]), value=st.integers(2, 10**9))
 def test_words_stand_for_the_same_budget(name, value):
     found = budget(name, value)
     assert budget(*str(found).split("=")) == found

@@ -122,11 +122,8 @@ def test_large_ratios_save_as_much_as_all_groups_alike(ratio):
     assert macs_of(CNN, ratio) <= macs_of(CNN, ratio, allocation="uniform")
 
 
-def test_a_ratio_that_takes_more_than_seven_eighths_of_all_groups_is_refused():
-    """Where all groups lose the same share, nine tenths of it can be done."""
-    with pytest.raises(NothingToRemove, match=r"macs cannot be brought to .* the least within reach is "):
-        macs_of(CNN, 0.9)
-    assert macs_of(CNN, 0.9, allocation="uniform") < macs_of(CNN, 0.8, allocation="uniform")
+def test_a_ratio_goes_as_far_as_it_is_in_reach():
+    assert macs_of(CNN, 0.95) <= macs_of(CNN, 0.9) < macs_of(CNN, 0.8)
 
 
 @pytest.mark.parametrize(("ratio", "left"), [(0.2, 4), (0.5, 3), (0.8, 1)])
@@ -183,7 +180,7 @@ def test_all_groups_lose_the_same_share_where_activations_cannot_be_measured(unm
 
 def test_a_loss_of_one_point_is_held_to_where_activations_cannot_be_measured(unmeasurable):
     """The default; weights alone restore too little of this model."""
-    with pytest.raises(NothingToRemove, match=r"no unit can go within 1 points of accuracy; the nearest is expected"):
+    with pytest.raises(NothingToRemove, match=r"no unit can go within 1% of accuracy; the nearest is expected"):
         compress(CNN, samples=64, validation=False)
 
 

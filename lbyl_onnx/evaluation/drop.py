@@ -141,7 +141,7 @@ def within_drop(planner: Planner, targets: Sequence[Budget], judge: Judge) -> Pl
             )
         allowed = math.ceil(10 * nearest) / 10
         raise NothingToRemove(
-            f"{planner.analysis.model.name}: no unit can go within a loss of {points:g}% of accuracy; the nearest is "
+            f"{planner.analysis.model.name}: no unit can go within {points:g}% of accuracy; the nearest is "
             f"expected to lose up to {allowed:g} (--target drop={allowed:g}% allows that; more samples narrow it down)"
         )
     return found

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..budgets import Budget
-from ..errors import NothingToRemove
+from ..errors import NothingToRemove, ValidationFailed
 from ..restoration.methods import Restored
 from ..selection.plan import Plan
 from ..selection.planner import Planner
@@ -42,8 +42,12 @@ def fast_enough(planner: Planner, make: Callable[[], Made]) -> Made:
         return made
     if made.milliseconds > NOISE and planner.coarsen():
         try:
-            made = min(made, make(), key=lambda each: each.milliseconds)
-        except NothingToRemove:
+            coarser = make()
+        except (NothingToRemove, ValidationFailed):
+            coarser = made
+        if coarser.milliseconds < made.milliseconds:
+            made = coarser
+        else:
             planner.refine()
     target = next((target for target in planner.options.targets if target.name == "latency"), None)
     if target is not None and _missed(target, made.validation) > NOISE:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..channels.groups import Analysis
-from ..errors import UsageError
+from ..errors import UsageError, article
 from ..options import Options
 from ..selection.plan import Choice, Plan
 from ..selection.planner import Planner
@@ -99,6 +99,8 @@ def read_plan(source: PlanReport | str | Path) -> PlanReport:
     """The record, or what a file holds. Raises UsageError where it is no plan."""
     if isinstance(source, PlanReport):
         return source
+    if not isinstance(source, str | Path):
+        raise UsageError(f"is {article(type(source).__name__)}; expected {EXPECTED}, or what plan returns", "plan")
     try:
         return PlanReport.from_json(Path(source).read_text(encoding="utf-8"))
     except OSError as error:

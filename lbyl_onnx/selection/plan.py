@@ -73,7 +73,20 @@ def rank(
     if left and chosen.fallback:
         other = criterion_named(chosen.fallback)
         found |= {n: Ranked(ranking, other.name) for n, ranking in other.rank(replace(task, groups=left)).items()}
-    return found
+    return {number: _sparing_axes(analysis, groups[number], each) for number, each in found.items()}
+
+
+def _sparing_axes(analysis: Analysis, group: ChannelGroup, ranked: Ranked) -> Ranked:
+    """The same, but the best unit of each axis that no other group has units on (a part of a Split, say) goes last."""
+    importance = np.where(group.free, ranked.ranking.importance, np.inf)
+    unit_of = np.full(analysis.classes.count, -1)
+    unit_of[group.classes] = np.arange(group.units)
+    arrays = {id(labels): labels for axes in analysis.labelling.axes.values() for labels in axes if labels is not None}
+    for labels in arrays.values():
+        units = unit_of[analysis.classes.class_of[labels]]
+        if units.size and (units >= 0).all() and np.isfinite(importance[units]).all():
+            importance[units[np.argmax(importance[units])]] = np.inf
+    return replace(ranked, ranking=replace(ranked.ranking, importance=importance))
 
 
 def choose(

@@ -59,7 +59,7 @@ class Planner:
         exact = options.uniform and options.ratio is not None and not options.targets
         most = uniform_counts(analysis, reasons, options.ratio or 0.0, options.round_to or 1) if exact else self._most()
         self._calibration, self._tell = calibration, tell
-        self._fine = False
+        self._followed = False
         share = 1.0 if options.uniform else 0.5
         self.ranked = rank(
             analysis, reasons, most, options, runtime, calibration, lambda name, done: tell(name, share * done)
@@ -67,7 +67,8 @@ class Planner:
         self.curves: dict[int, Curve] = {}
         if not options.uniform:
             assert calibration is not None
-            self._trials = {number: self._trial(number, most[number]) for number in self.ranked}
+            read = [number for number in self.ranked if analysis.groups[number].consumers]
+            self._trials = {number: self._trial(number, most[number]) for number in read}
             self.curves = sensitivities(
                 analysis, self._trials, calibration, runtime, lambda name, done: tell(name, share * (1 + done))
             )
@@ -148,23 +149,26 @@ class Planner:
 
     def _by_sensitivity(self, limits: list[Limit]) -> np.ndarray:
         """Units that go. Where that is out of reach, heavier cuts are measured too, and any number of units may go."""
-        while True:
-            try:
-                return allocate(self.curves, self._levels(), len(self._none), limits)
-            except OutOfReach as error:
-                if not self._fine:
-                    self._look_further()
-                elif error.limit.name == RATIO:
-                    limits = [replace(each, most=error.least) if each is error.limit else each for each in limits]
-                else:
-                    raise
-
-    def _look_further(self) -> None:
-        assert self._calibration is not None
-        self._fine = True
-        self.curves |= sensitivities(
-            self.analysis, self._trials, self._calibration, self.runtime, self._tell, self.curves
-        )
+        groups = len(self._none)
+        try:
+            return allocate(self.curves, self._levels(), groups, limits)
+        except OutOfReach:
+            if self._coarse:
+                raise
+        if not self._followed:
+            assert self._calibration is not None
+            self._followed = True
+            self.curves |= sensitivities(
+                self.analysis, self._trials, self._calibration, self.runtime, self._tell, self.curves
+            )
+        fine = self._levels(fine=True)
+        try:
+            return allocate(self.curves, fine, groups, limits)
+        except OutOfReach as error:
+            if error.limit.name != RATIO:
+                raise
+            limits = [replace(each, most=error.least) if each is error.limit else each for each in limits]
+            return allocate(self.curves, fine, groups, limits)
 
     def _cost(self, name: str) -> Cost:
         """What a budget of that name limits."""
@@ -175,22 +179,21 @@ class Planner:
     def _most(self) -> dict[int, int]:
         """How many units each group may lose."""
         return {
-            number: min(int(group.free.sum()), int(MOST_REMOVED * group.units))
+            number: min(int(group.free.sum()), int(max(MOST_REMOVED, self.options.ratio or 0) * group.units))
             for number, (group, reason) in enumerate(zip(self.analysis.groups, self.reasons, strict=True))
             if reason is None
         }
 
-    def _levels(self) -> dict[int, np.ndarray]:
-        """Numbers of units that the groups may lose."""
-        groups = self.analysis.groups
-        return {n: levels(groups[n].units, most, self._block(groups[n])) for n, most in self._most().items()}
+    def _levels(self, fine: bool = False) -> dict[int, np.ndarray]:
+        """Numbers of units that the groups may lose; with `fine` any, where no rounding is asked for."""
+        groups, most = self.analysis.groups, self._most()
+        blocks = {n: (self.options.round_to or 1) if fine else self._block(groups[n]) for n in most}
+        return {n: levels(groups[n].units, most[n], blocks[n]) for n in most}
 
     def _block(self, group: ChannelGroup) -> int:
         """Of how many units a multiple stays."""
         if self.options.round_to is not None:
             return self.options.round_to
-        if self._fine:
-            return 1
         if self._coarse:
             return block_of(self.runtime) if group.units % block_of(self.runtime) == 0 else group.units
         if group.units < SMALLEST_GROUP:

@@ -37,8 +37,8 @@ LATER_SHARE, EARLIER_SHARE = 0.75, 0.0625
 """One more share: the larger where half of the units can be spared, the smaller where they cannot."""
 SPARED = 0.1
 """Divergence below which they can."""
-FAR_SHARES = (0.75, 0.875)
-"""Shares that are measured where a budget is out of reach otherwise."""
+FAR_SHARES = (0.75, 1.0)
+"""Shares that are measured where a budget is out of reach otherwise; at most what may go."""
 RIDGE = 0.1
 """Of the refits, relative to the mean variance."""
 JUDGED_ELEMENTS = 128 * 3 * 224 * 224

@@ -48,7 +48,7 @@ def test_the_definitions_by_hand():
     assert found.expected_loss == pytest.approx((0 + 0.5 + 0.1) / 3)
     assert found.divergence == pytest.approx((before * np.log(before / after)).sum() / 3)
     losses, confidence = np.array([0, 0.5, 0.1]), 1.7 / 3
-    deviation = np.sqrt((((losses - 0.2) ** 2).sum() + confidence**2) / 3)
+    deviation = np.sqrt((((losses - 0.2) ** 2).sum() + losses.max() ** 2) / 3)
     low, high = found.expected_loss_interval
     assert low == max(0.2 - DEVIATIONS * deviation / np.sqrt(3), 0)
     assert high == pytest.approx(min(0.2 + DEVIATIONS * deviation / np.sqrt(3), confidence))
@@ -200,7 +200,7 @@ def test_more_samples_narrow_the_interval():
         before = normal(count)
         low, high = compared(before, before + 0.5 * normal(count, seed=1)).expected_loss_interval
         widths.append(high - low)
-    assert widths[0] > 2 * widths[1] > 4 * widths[2] > 0
+    assert widths[0] > 1.5 * widths[1] > 3 * widths[2] > 0
 
 
 def test_the_interval_holds_the_loss_of_all_about_as_often_as_it_says():

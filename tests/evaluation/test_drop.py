@@ -144,7 +144,7 @@ def test_the_nearest_loss_is_named_where_no_unit_can_go(loss, nearest):
     with pytest.raises(NothingToRemove) as error:
         within_drop(MadeUpPlanner(), budgets({"drop": 1.5}), judge)
     assert str(error.value).startswith(
-        "the model: no unit can go within 1.5 points of accuracy; the nearest is expected to lose up to "
+        "the model: no unit can go within 1.5% of accuracy; the nearest is expected to lose up to "
         f"{nearest} (--target drop={nearest}% allows that;"
     )
     assert LEAST_SHARE <= min(judge.asked) / 1000 < 2 * LEAST_SHARE

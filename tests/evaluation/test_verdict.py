@@ -173,7 +173,7 @@ def test_limits_of_outputs(limits, kept, broken, message):
     for outputs in ((output(**broken),), (output(**kept), output(**broken))):
         with pytest.raises(ValidationFailed, match=message) as caught:
             check_limits(validation(*outputs), Limits(**limits))
-        assert caught.value.exit_code == 5 and "\n" not in str(caught.value) and "--ratio" in str(caught.value)
+        assert caught.value.exit_code == 5 and "\n" not in str(caught.value) and "ask for less" in str(caught.value)
 
 
 def test_a_limit_on_accuracy():
