@@ -71,12 +71,8 @@ def budget(name: str, given: float | str) -> Budget:
     value = float(found[1].replace(",", "")) if found and number else -1.0
     unit = found[2] if found else ""
     whole = value * known.get(unit, 1.0)
-    if (
-        not 0 <= whole < float("inf")
-        or (name == "drop" and whole > 100)
-        or (whole == 0 and name != "drop")
-        or (unit and unit not in known)
-    ):
+    possible = 0 <= whole <= 100 if name == "drop" else 0 < whole < float("inf")
+    if not possible or (unit and unit not in known):
         raise UsageError(f"{name}={given} is no budget; expected {EXPECTED[name]}", "target")
     share = name != "drop" and not unit and value <= 1
     if not share and not unit and "" not in known and isinstance(given, str):

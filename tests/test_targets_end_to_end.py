@@ -238,5 +238,5 @@ def test_out_of_reach_nothing_is_written(lbyl, model, tmp_path, asked):
 
 def test_a_loss_that_nothing_keeps_is_refused(lbyl, tmp_path):
     refused = lbyl("compress", CNN, tmp_path / "out.onnx", "--target", "drop=0%", "--samples", 64)
-    assert_refused(refused, 4, "no unit can go within 0 points of accuracy")
+    assert_refused(refused, 4, "no unit can go within 0% of accuracy")
     assert files(tmp_path) == []

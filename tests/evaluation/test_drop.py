@@ -138,7 +138,7 @@ def test_another_target_out_of_reach_is_refused_before_anything_is_tried():
     assert not judge.asked
 
 
-@pytest.mark.parametrize(("loss", "nearest"), [(lambda plan: 4 + plan / 100, "4.1"), (lambda plan: 250.0, "250")])
+@pytest.mark.parametrize(("loss", "nearest"), [(lambda plan: 4 + plan / 100, "4.1"), (lambda plan: 50.0, "50")])
 def test_the_nearest_loss_is_named_where_no_unit_can_go(loss, nearest):
     judge = MadeUpJudge(loss)
     with pytest.raises(NothingToRemove) as error:
