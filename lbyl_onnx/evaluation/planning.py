@@ -64,7 +64,8 @@ def plan(
     """What each group of a model is worth to its outputs, what ten budgets would cost, and a plan for one of them.
 
     Arguments are those of `compress`; the plan is for `ratio` or `target` (None: {"macs": 0.8}), which may not be a
-    loss of accuracy. Raises as `compress` does, and MeasurementFailed where activations cannot be measured.
+    loss of accuracy. Where that default is out of reach, no unit is to go. Raises as `compress` does, and
+    MeasurementFailed where activations cannot be measured.
     """
     check_source(calibration, EXPECTED)
     asked = budgets(target) or (() if ratio is not None else budgets(DEFAULT))
@@ -76,12 +77,13 @@ def plan(
     )
     sample_options = SampleOptions(str(given), samples, shapes or {}, normalisation, seed)
     options = Options(prune, sample_options, resolve(RunOptions(provider, threads, custom_ops_library)))
-    return _Planning(load(model), options, calibration, Telling(progress)).run()
+    return _Planning(load(model), options, calibration, Telling(progress), bool(target) or ratio is not None).run()
 
 
 class _Planning:
-    def __init__(self, source: Model, options: Options, given: Source, telling: Telling) -> None:
+    def __init__(self, source: Model, options: Options, given: Source, telling: Telling, asked: bool) -> None:
         self._source, self._options, self._given, self._telling = source, options, given, telling
+        self._asked = asked
         self._restoration = restoration_named(options.prune.restore)
 
     def run(self) -> PlanReport:
@@ -98,7 +100,12 @@ class _Planning:
         tell.stage("choosing")
         planner = Planner(analysis, reasons, options.prune, options.run, calibration, tell.layer)
         tell.stage("planning")
-        chosen = planner.plan(options.prune.targets)
+        try:
+            chosen = planner.plan(options.prune.targets)
+        except NothingToRemove:
+            if self._asked:
+                raise
+            chosen = planner.plan_of(np.zeros(len(analysis.groups), np.int64))
         return PlanReport(
             versions=Versions(version("lbyl-onnx"), ort.__version__, options.run.provider),
             options=options,
