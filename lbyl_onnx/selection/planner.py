@@ -148,13 +148,13 @@ class Planner:
         return ranking.trial or Trial(np.argsort(free, kind="stable")[:most], ())
 
     def _by_sensitivity(self, limits: list[Limit]) -> np.ndarray:
-        """Units that go. Where that is out of reach, heavier cuts are measured too, and any number of units may go."""
-        groups = len(self._none)
+        """Units that go. Where that is out of reach, heavier cuts are measured too, and any number of units may go,
+        unless blocks have to be coarse."""
         try:
-            return allocate(self.curves, self._levels(), groups, limits)
-        except OutOfReach:
+            return allocate(self.curves, self._levels(), len(self._none), limits)
+        except OutOfReach as error:
             if self._coarse:
-                raise
+                return self._as_far(error, limits, self._levels())
         if not self._followed:
             assert self._calibration is not None
             self._followed = True
@@ -163,12 +163,16 @@ class Planner:
             )
         fine = self._levels(fine=True)
         try:
-            return allocate(self.curves, fine, groups, limits)
+            return allocate(self.curves, fine, len(self._none), limits)
         except OutOfReach as error:
-            if error.limit.name != RATIO:
-                raise
-            limits = [replace(each, most=error.least) if each is error.limit else each for each in limits]
-            return allocate(self.curves, fine, groups, limits)
+            return self._as_far(error, limits, fine)
+
+    def _as_far(self, error: OutOfReach, limits: list[Limit], choices: dict[int, np.ndarray]) -> np.ndarray:
+        """The same with a ratio as far as it is in reach. Raises the error where a target is what is out of it."""
+        if error.limit.name != RATIO:
+            raise error
+        within = [replace(each, most=error.least) if each is error.limit else each for each in limits]
+        return allocate(self.curves, choices, len(self._none), within)
 
     def _cost(self, name: str) -> Cost:
         """What a budget of that name limits."""
