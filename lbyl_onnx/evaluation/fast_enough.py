@@ -32,7 +32,7 @@ class Made:
 
 
 def fast_enough(planner: Planner, make: Callable[[], Made]) -> Made:
-    """What `make` makes of the planner's plans: with coarser blocks where the first is slower than the original, and
+    """What `make` makes of the planner's plans: with coarser blocks where the first is not faster than the original, and
     with corrected predictions where it misses a latency that was asked for.
 
     Raises NothingToRemove where such a latency is missed twice.
@@ -40,7 +40,7 @@ def fast_enough(planner: Planner, make: Callable[[], Made]) -> Made:
     made = make()
     if made.validation is None:
         return made
-    if made.milliseconds > NOISE and planner.coarsen():
+    if made.milliseconds > 1 / NOISE and planner.coarsen():
         try:
             coarser = make()
         except (NothingToRemove, ValidationFailed):
