@@ -32,8 +32,8 @@ class Made:
 
 
 def fast_enough(planner: Planner, make: Callable[[], Made]) -> Made:
-    """What `make` makes of the planner's plans: with coarser blocks where the first is not faster than the original, and
-    with corrected predictions where it misses a latency that was asked for.
+    """What `make` makes of the planner's plans: with coarser blocks where the first is not faster than the original,
+    and with corrected predictions where it misses a latency that was asked for.
 
     Raises NothingToRemove where such a latency is missed twice.
     """
