@@ -82,7 +82,7 @@ class ClassComparison:
     `agreement`: share of samples with the same top-1. `divergence`: mean Kullback-Leibler divergence of the result's
     class probabilities from the original's, in nats. `confidence`: mean probability of the original's top-1.
     `expected_loss`: of accuracy, in [0, 1], were the original as often right as it is sure, and its 95 % interval; on
-    made-up samples times 1.5, as losses on them are that much smaller.
+    made-up samples times 1.5, as losses on them are that much smaller, and on images below 64 pixels times 0.5.
     """
 
     agreement: float
