@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from .errors import UsageError, article
 
-BUDGETS = ("macs", "params", "bytes", "latency", "drop")
+LATENCY, DROP = "latency", "drop"
+BUDGETS = ("macs", "params", "bytes", LATENCY, DROP)
 UNITS = {
     "macs": {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9},
     "params": {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9},
@@ -47,7 +48,7 @@ class Budget:
         return self.value * whole if self.share else self.value
 
 
-DEFAULT = (Budget("drop", 1.0, share=False),)
+DEFAULT = (Budget(DROP, 1.0, share=False),)
 """What holds where nothing else is asked for."""
 
 
@@ -71,10 +72,10 @@ def budget(name: str, given: float | str) -> Budget:
     value = float(found[1].replace(",", "")) if found and number else -1.0
     unit = found[2] if found else ""
     whole = value * known.get(unit, 1.0)
-    possible = 0 <= whole <= 100 if name == "drop" else 0 < whole < float("inf")
+    possible = 0 <= whole <= 100 if name == DROP else 0 < whole < float("inf")
     if not possible or (unit and unit not in known):
         raise UsageError(f"{name}={given} is no budget; expected {EXPECTED[name]}", "target")
-    share = name != "drop" and not unit and value <= 1
+    share = name != DROP and not unit and value <= 1
     if not share and not unit and "" not in known and isinstance(given, str):
         raise UsageError(f"{name}={given} has no unit; expected {EXPECTED[name]}", "target")
     return Budget(name, value if share else whole, share)

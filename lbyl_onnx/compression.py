@@ -16,13 +16,12 @@ from .budgets import DEFAULT, budgets
 from .calibration.samples import EXPECTED, Calibration, calibrate, is_made_up
 from .calibration.synthetic import AUTO
 from .calibration.user_samples import Source, check_source
-from .channels.groups import Analysis, analyse
-from .channels.probe import probe
+from .channels.groups import Analysis
 from .errors import MeasurementFailed, ModelError, NothingToRemove, UsageError, ValidationFailed, counted
 from .evaluation.advice import damage_warnings, speed_warnings, unused_options, why_nothing
 from .evaluation.drop import Judge, judge_of, within_drop
 from .evaluation.fast_enough import Made, fast_enough
-from .evaluation.inspection import file_report, group_reports
+from .evaluation.inspection import analyse_for, file_report, group_reports
 from .evaluation.judging import NO_LABELS, Judging
 from .evaluation.layer_errors import measure_errors
 from .evaluation.plan_file import PlanReport, executed, read_plan
@@ -47,7 +46,7 @@ from .options import (
 from .progress import Listener, Telling
 from .restoration.methods import Restored, RestoreTask, restoration_named
 from .selection.criteria import criterion_named
-from .selection.plan import Plan, reasons_to_leave
+from .selection.plan import Plan
 from .selection.planner import Planner
 
 WITHOUT_SAMPLES = ("l2", "lbyl")
@@ -101,7 +100,7 @@ def compress(
     layer_errors: bool = False,
     progress: Listener | None = None,
 ) -> CompressionResult:
-    """Remove a share of every channel group's units and make up for them in the consumers' weights.
+    """Remove units of channel groups, where the outputs lose least, and make up for them in the consumers' weights.
 
     Args:
         model: a file or a model in memory; it is not changed.
@@ -215,12 +214,7 @@ class _Compression:
     def analyse(self, working: Model) -> tuple[Analysis, list[str | None]]:
         """Channel groups, and why those that stay whole do. Raises NothingToRemove where all of them do."""
         self.telling.stage("analysing")
-        samples, prune = self.options.samples, self.options.prune
-        analysis = analyse(working, probe(working, samples.shapes, self.options.run))
-        reasons = reasons_to_leave(analysis, prune, lambda group: self.restoration.obstacle(analysis, group))
-        if None not in reasons:
-            raise NothingToRemove(why_nothing(self.source, reasons, prune))
-        return analysis, reasons
+        return analyse_for(working, self.options, self.restoration)
 
     def sample(self, analysis: Analysis, macs: int) -> Calibration | None:
         """Samples, where a strategy or the report needs some."""

@@ -66,8 +66,8 @@ class Calibration:
 
     def only(self, fold: int) -> Calibration:
         """The batches of one fold, as folds of their own."""
-        chosen = [number for number, each in enumerate(self.folds) if each == fold]
-        return replace(self, batches=(batches := [self.batches[each] for each in chosen]), folds=_alternating(batches))
+        batches = [batch for batch, each in zip(self.batches, self.folds, strict=True) if each == fold]
+        return replace(self, batches=batches, folds=_alternating(batches))
 
     @property
     def front(self) -> Calibration:

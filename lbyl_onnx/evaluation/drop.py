@@ -11,10 +11,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+import onnxruntime as ort
 
-from ..budgets import Budget
+from ..budgets import DROP, Budget
 from ..calibration.samples import Calibration
 from ..calibration.user_samples import SampleSet
 from ..errors import NothingToRemove, ValidationFailed
@@ -29,7 +31,6 @@ from .judging import Judging
 from .output_errors import OutputErrors
 from .verdict import answers
 
-DROP = "drop"
 FIRST_SHARE = 0.08
 """Share of the multiply-accumulates that is taken away first."""
 LEAST_SHARE = 0.005
@@ -61,10 +62,14 @@ class Judge:
     ) -> None:
         self._original, self._restore, self._trials, self._runtime = original, restore, trials, runtime
 
+    @cached_property
+    def _before(self) -> ort.InferenceSession:
+        return open_session(self._original, self._runtime)
+
     def loss(self, plan: Plan) -> float:
         """Points of accuracy: measured where the samples have labels, else the upper end of the interval of those
         expected; for outputs that are no classes the share of their energy that is error, in per cent."""
-        before = open_session(self._original, self._runtime)
+        before = self._before
         outputs: dict[str, OutputErrors] = {}
         for trial in self._trials:
             after = open_session(self._restore(plan, trial.calibration), self._runtime)
@@ -152,4 +157,4 @@ def _points(errors: OutputErrors) -> float:
     found = errors.result()
     if found.classes is not None and answers(found.classes, found.shape[1]):
         return 100 * found.classes.expected_loss_interval[1]
-    return 100 * 10 ** (-found.sqnr_db / 10)
+    return 100 * found.error_share

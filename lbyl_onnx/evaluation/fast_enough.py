@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..budgets import Budget
+from ..budgets import LATENCY, Budget
 from ..errors import NothingToRemove, ValidationFailed
 from ..restoration.methods import Restored
 from ..selection.plan import Plan
@@ -49,7 +49,7 @@ def fast_enough(planner: Planner, make: Callable[[], Made]) -> Made:
             made = coarser
         else:
             planner.refine()
-    target = next((target for target in planner.options.targets if target.name == "latency"), None)
+    target = next((target for target in planner.options.targets if target.name == LATENCY), None)
     if target is not None and _missed(target, made.validation) > NOISE:
         planner.latency_factor *= _missed(target, made.validation)
         made = make()

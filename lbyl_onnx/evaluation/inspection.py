@@ -11,13 +11,15 @@ import onnx
 from ..channels.groups import Analysis, ChannelGroup, analyse
 from ..channels.macs import node_macs
 from ..channels.probe import probe
+from ..errors import NothingToRemove
 from ..model.graph import GraphIndex
 from ..model.initializers import unshare
 from ..model.model import Model
 from ..model.reading import load
-from ..options import RunOptions, SampleOptions
-from ..restoration.methods import Outcome, Restored
-from ..selection.plan import Choice, Plan
+from ..options import Options, RunOptions, SampleOptions
+from ..restoration.methods import Outcome, Restoration, Restored
+from ..selection.plan import Choice, Plan, reasons_to_leave
+from .advice import why_nothing
 from .records import FileReport, GroupReport, Inspection, LayerErrors
 
 
@@ -41,6 +43,16 @@ def inspect(
     ]
     groups = tuple(_group_report(choice, Outcome(), LayerErrors()) for choice in choices)
     return Inspection(file_report(analysis, whole, source), groups)
+
+
+def analyse_for(model: Model, options: Options, restoration: Restoration) -> tuple[Analysis, list[str | None]]:
+    """Channel groups, and why each stays whole under the options or because it could not be restored, None where units
+    may go. Raises NothingToRemove where all of them stay."""
+    analysis = analyse(model, probe(model, options.samples.shapes, options.run))
+    reasons = reasons_to_leave(analysis, options.prune, lambda group: restoration.obstacle(analysis, group))
+    if None not in reasons:
+        raise NothingToRemove(why_nothing(model, reasons, options.prune))
+    return analysis, reasons
 
 
 def file_report(analysis: Analysis, kept: np.ndarray, model: Model) -> FileReport:

@@ -11,12 +11,11 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from ..budgets import budgets
+from ..budgets import DROP, budgets
 from ..calibration.samples import EXPECTED, Calibration, calibrate
 from ..calibration.synthetic import AUTO
-from ..calibration.user_samples import Source, check_source
-from ..channels.groups import Analysis, analyse
-from ..channels.probe import probe
+from ..calibration.user_samples import SampleSet, Source, check_source
+from ..channels.groups import Analysis
 from ..errors import NothingToRemove, UsageError
 from ..model.initializers import unshare
 from ..model.model import Model
@@ -26,10 +25,9 @@ from ..options import Normalisation, Options, PruneOptions, RunOptions, SampleOp
 from ..progress import Listener, Telling
 from ..restoration.methods import RestoreTask, restoration_named
 from ..selection.allocation import Limit, OutOfReach
-from ..selection.plan import Plan, reasons_to_leave
+from ..selection.plan import Plan
 from ..selection.planner import Planner
-from .advice import why_nothing
-from .inspection import file_report
+from .inspection import analyse_for, file_report
 from .judging import Judging
 from .plan_file import FrontierPoint, PlanReport, planned_groups
 from .records import Validation, Versions
@@ -69,7 +67,7 @@ def plan(
     """
     check_source(calibration, EXPECTED)
     asked = budgets(target) or (() if ratio is not None else budgets(DEFAULT))
-    if any(each.name == "drop" for each in asked):
+    if any(each.name == DROP for each in asked):
         raise UsageError("drop is found by trial results, which only compress makes; ask for macs here", "target")
     given = calibration if isinstance(calibration, str | Path) else "arrays"
     prune = PruneOptions(
@@ -90,10 +88,7 @@ class _Planning:
         options, tell = self._options, self._telling
         tell.stage("analysing")
         working, _ = unshare(self._source)
-        analysis = analyse(working, probe(working, options.samples.shapes, options.run))
-        reasons = reasons_to_leave(analysis, options.prune, lambda group: self._restoration.obstacle(analysis, group))
-        if None not in reasons:
-            raise NothingToRemove(why_nothing(self._source, reasons, options.prune))
+        analysis, reasons = analyse_for(working, options, self._restoration)
         before = file_report(analysis, np.ones(analysis.classes.count, bool), self._source)
         tell.stage("sampling")
         calibration = calibrate(working, self._given, options.samples, before.macs, options.run)
@@ -117,6 +112,7 @@ class _Planning:
 
     def _frontier(self, planner: Planner, calibration: Calibration, macs: int) -> tuple[FrontierPoint, ...]:
         whole = float(planner.costs.macs(np.zeros(len(planner.analysis.groups))))
+        samples = Judging(self._source, self._given, None, self._options.samples).samples(macs)
         found = []
         for share in SHARES:
             try:
@@ -126,26 +122,24 @@ class _Planning:
             left = int(planner.costs.macs(counts)), int(planner.costs.parameters(counts))
             point = FrontierPoint(share, *left, planner.divergence(counts))
             if share in MEASURED and counts.any():
-                point = self._tried(point, planner.analysis, planner.plan_of(counts), calibration, macs)
+                point = self._tried(point, planner.analysis, planner.plan_of(counts), calibration, samples)
             found.append(point)
         return tuple(found)
 
     def _tried(
-        self, point: FrontierPoint, analysis: Analysis, plan: Plan, calibration: Calibration, macs: int
+        self, point: FrontierPoint, analysis: Analysis, plan: Plan, calibration: Calibration, samples: SampleSet
     ) -> FrontierPoint:
         """The point with how far the outputs move, on samples that nothing was fitted to."""
         options = self._options
         self._telling.stage("restoring")
         task = RestoreTask(analysis, plan, options.prune, options.run, calibration, self._telling.layer)
         restored = self._restoration.restore(task).model
-        samples = Judging(self._source, self._given, None, options.samples).samples(macs)
         return replace(point, measured=_divergence(compare(self._source, restored, samples, options.run)))
 
 
 def _divergence(validation: Validation) -> float:
     """The divergence of classes, or the error's share of the energy, averaged over the outputs."""
     shares = [
-        10 ** (-output.sqnr_db / 10) if output.classes is None else output.classes.divergence
-        for output in validation.outputs
+        output.error_share if output.classes is None else output.classes.divergence for output in validation.outputs
     ]
     return float(np.mean(shares)) if shares else 0.0

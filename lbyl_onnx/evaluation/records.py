@@ -113,6 +113,11 @@ class OutputComparison:
     classes: ClassComparison | None = None
 
     @property
+    def error_share(self) -> float:
+        """Error power over signal power."""
+        return float(10 ** (-self.sqnr_db / 10))
+
+    @property
     def top1_agreement(self) -> float | None:
         """Share of samples with the same top-1; None where the output does not look like classes."""
         return None if self.classes is None else self.classes.agreement

@@ -73,17 +73,23 @@ def rank(
     if left and chosen.fallback:
         other = criterion_named(chosen.fallback)
         found |= {n: Ranked(ranking, other.name) for n, ranking in other.rank(replace(task, groups=left)).items()}
-    return {number: _sparing_axes(analysis, groups[number], each) for number, each in found.items()}
+    axes = _labelled_axes(analysis)
+    return {number: _sparing_axes(analysis, axes, groups[number], each) for number, each in found.items()}
 
 
-def _sparing_axes(analysis: Analysis, group: ChannelGroup, ranked: Ranked) -> Ranked:
+def _labelled_axes(analysis: Analysis) -> list[np.ndarray]:
+    """The label classes of every axis that carries channels, each array of labels once."""
+    arrays = {id(labels): labels for axes in analysis.labelling.axes.values() for labels in axes if labels is not None}
+    return [analysis.classes.class_of[labels] for labels in arrays.values()]
+
+
+def _sparing_axes(analysis: Analysis, axes: list[np.ndarray], group: ChannelGroup, ranked: Ranked) -> Ranked:
     """The same, but the best unit of each axis that no other group has units on (a part of a Split, say) goes last."""
     importance = np.where(group.free, ranked.ranking.importance, np.inf)
     unit_of = np.full(analysis.classes.count, -1)
     unit_of[group.classes] = np.arange(group.units)
-    arrays = {id(labels): labels for axes in analysis.labelling.axes.values() for labels in axes if labels is not None}
-    for labels in arrays.values():
-        units = unit_of[analysis.classes.class_of[labels]]
+    for classes in axes:
+        units = unit_of[classes]
         if units.size and (units >= 0).all() and np.isfinite(importance[units]).all():
             importance[units[np.argmax(importance[units])]] = np.inf
     return replace(ranked, ranking=replace(ranked.ranking, importance=importance))
@@ -134,9 +140,7 @@ def reasons_to_leave(
 
 def _keep_one_everywhere(analysis: Analysis, kept: np.ndarray, ranks: np.ndarray) -> None:
     """Keep the best-ranked channel of every axis that would lose all of them (a part of a Split, say), in place."""
-    arrays = {id(labels): labels for axes in analysis.labelling.axes.values() for labels in axes if labels is not None}
-    for labels in arrays.values():
-        classes = analysis.classes.class_of[labels]
+    for classes in _labelled_axes(analysis):
         if classes.size and not kept[classes].any():
             kept[classes[np.argmax(ranks[classes])]] = True
 

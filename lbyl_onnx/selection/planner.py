@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..budgets import Budget
+from ..budgets import DROP, LATENCY, Budget
 from ..calibration.samples import Calibration
 from ..channels.costs import CostModel
 from ..channels.groups import Analysis, ChannelGroup
@@ -37,8 +37,7 @@ class Planner:
     """Ranked groups, what their units are worth to the output, and what everything costs.
 
     `curves`: sensitivities by group number, none where all groups lose the same share. `latency_factor`: by how much
-    measured latencies are longer than predicted ones. Raises MeasurementFailed where
-    activations cannot be measured.
+    measured latencies are longer than predicted ones. Raises MeasurementFailed where activations cannot be measured.
     """
 
     def __init__(
@@ -93,9 +92,9 @@ class Planner:
         """Targets, other than a loss of accuracy, as limits of costs."""
         found = []
         for target in targets:
-            if target.name != "drop":
+            if target.name != DROP:
                 cost = self._cost(target.name)
-                factor = self.latency_factor if target.name == "latency" else 1.0
+                factor = self.latency_factor if target.name == LATENCY else 1.0
                 found.append(Limit(target.name, cost, target.most(float(cost(self._none))) / factor))
         if self.options.ratio is not None and not (self.options.uniform and not found):
             alike = self._alike(self.options.ratio, 1)
@@ -176,7 +175,7 @@ class Planner:
 
     def _cost(self, name: str) -> Cost:
         """What a budget of that name limits."""
-        if name == "latency":
+        if name == LATENCY:
             return self.latency.milliseconds
         return {"macs": self.costs.macs, "params": self.costs.parameters, "bytes": self.costs.bytes}[name]
 

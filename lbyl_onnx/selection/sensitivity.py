@@ -111,7 +111,7 @@ class _Measuring:
         outputs = [value.name for value in analysis.model.proto.graph.output]
         whole = self.run.rest(self.run.ahead(), {}, outputs)
         self._samples = [len(next(iter(batch.values()))) for batch in judging.batches]
-        self._wanted = [_scores(values, samples) for values, samples in zip(whole({}), self._samples, strict=True)]
+        self._wanted = [_compared(values) for values in whole({})]
         if not any(self._wanted):
             raise MeasurementFailed("no output is a tensor of floating-point numbers")
 
@@ -274,6 +274,8 @@ def stand_in(
 ) -> tuple[np.ndarray, np.ndarray]:
     """How kept units stand in for removed ones: S, float64 (kept, removed), and what is then missing of the latter's
     mean, float64 (removed,)."""
+    if not len(removed):
+        return np.zeros((len(kept), 0)), np.zeros(0)
     system = covariance[np.ix_(kept, kept)]
     scale = np.trace(covariance) / len(covariance) or 1.0
     np.einsum("ii->i", system)[:] += RIDGE * scale
@@ -292,8 +294,8 @@ def _as_measured(model: Model, calibration: Calibration, options: RunOptions) ->
         run.run.close()
 
 
-def _scores(values: Batch, samples: int) -> Batch:
-    """What is compared of each output: float64 class probabilities, or the values of floating-point tensors."""
+def _compared(values: Batch) -> Batch:
+    """The outputs that are compared: tensors of floating-point numbers."""
     return {
         name: value
         for name, value in values.items()
