@@ -21,11 +21,12 @@ from .errors import MeasurementFailed, ModelError, NothingToRemove, UsageError, 
 from .evaluation.advice import damage_warnings, speed_warnings, unused_options, why_nothing
 from .evaluation.drop import Judge, judge_of, within_drop
 from .evaluation.fast_enough import Made, fast_enough
-from .evaluation.inspection import analyse_for, file_report, group_reports
+from .evaluation.inspection import analyse_for, analysed, file_report, group_reports
 from .evaluation.judging import NO_LABELS, Judging
 from .evaluation.layer_errors import measure_errors
 from .evaluation.plan_file import PlanReport, executed, read_plan
 from .evaluation.records import LayerErrors, Report, Validation, Versions
+from .evaluation.rounds import Result, in_two_rounds
 from .evaluation.validation import check_finite, compare
 from .evaluation.verdict import check_limits
 from .model.initializers import reshare, unshare
@@ -255,7 +256,8 @@ class _Compression:
             return self.restore(planner.analysis, plan, samples)[1].model
 
         judge = judge_of(planner, self.source, restored, calibration, self.judging)
-        return self.finish(planner.analysis, self.choose(planner, judge), calibration, macs)
+        plan = self.choose(planner, judge, lambda plan: analysed(restored(plan, calibration), self.options))
+        return self.finish(planner.analysis, plan, calibration, macs)
 
     def finish(self, analysis: Analysis, plan: Plan, calibration: Calibration | None, macs: int) -> Made:
         """What comes of a plan."""
@@ -265,10 +267,13 @@ class _Compression:
         reshare(restored.model, self.origins)
         return Made(plan, restored, errors, self.validate(restored.model, macs))
 
-    def choose(self, planner: Planner, judge: Judge | None) -> Plan:
+    def choose(self, planner: Planner, judge: Judge | None, result: Result) -> Plan:
         """Which units go."""
         prune = planner.options
-        plan = planner.plan(prune.targets) if judge is None else within_drop(planner, prune.targets, judge)
+        if judge is None:
+            plan = in_two_rounds(planner, prune.targets, result)
+        else:
+            plan = within_drop(planner, prune.targets, judge)
         if plan.removes_nothing:
             raise NothingToRemove(why_nothing(self.source, [choice.reason for choice in plan.choices], prune))
         others = sorted({choice.criterion for choice in plan.choices if choice.criterion} - {prune.criterion})

@@ -48,11 +48,16 @@ def inspect(
 def analyse_for(model: Model, options: Options, restoration: Restoration) -> tuple[Analysis, list[str | None]]:
     """Channel groups, and why each stays whole under the options or because it could not be restored, None where units
     may go. Raises NothingToRemove where all of them stay."""
-    analysis = analyse(model, probe(model, options.samples.shapes, options.run))
+    analysis = analysed(model, options)
     reasons = reasons_to_leave(analysis, options.prune, lambda group: restoration.obstacle(analysis, group))
     if None not in reasons:
         raise NothingToRemove(why_nothing(model, reasons, options.prune))
     return analysis, reasons
+
+
+def analysed(model: Model, options: Options) -> Analysis:
+    """The channel groups of a model under the options of a run."""
+    return analyse(model, probe(model, options.samples.shapes, options.run))
 
 
 def file_report(analysis: Analysis, kept: np.ndarray, model: Model) -> FileReport:

@@ -72,9 +72,9 @@ class PlanReport:
 
 def planned_groups(planner: Planner, plan: Plan) -> tuple[PlannedGroup, ...]:
     """One record for each group, with the order in which a planner lets its units go."""
-    found = []
+    found, known = [], planner.known
     for number, choice in enumerate(plan.choices):
-        group, ranked, curve = choice.group, planner.ranked.get(number), planner.curves.get(number)
+        group, ranked, curve = choice.group, known.ranked.get(number), known.curves.get(number)
         order: list[int] = []
         if ranked is not None:
             scores = np.where(group.free, ranked.ranking.importance, np.inf)

@@ -27,10 +27,11 @@ from ..restoration.methods import RestoreTask, restoration_named
 from ..selection.allocation import Limit, OutOfReach
 from ..selection.plan import Plan
 from ..selection.planner import Planner
-from .inspection import analyse_for, file_report
+from .inspection import analyse_for, analysed, file_report
 from .judging import Judging
 from .plan_file import FrontierPoint, PlanReport, planned_groups
 from .records import Validation, Versions
+from .rounds import in_two_rounds
 from .validation import compare
 
 SHARES = (0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.5, 0.4)
@@ -95,8 +96,13 @@ class _Planning:
         tell.stage("choosing")
         planner = Planner(analysis, reasons, options.prune, options.run, calibration, tell.layer)
         tell.stage("planning")
+        frontier = self._frontier(planner, calibration, before.macs)
         try:
-            chosen = planner.plan(options.prune.targets)
+            chosen = in_two_rounds(
+                planner,
+                options.prune.targets,
+                lambda plan: analysed(self._restored(analysis, plan, calibration), options),
+            )
         except NothingToRemove:
             if self._asked:
                 raise
@@ -106,7 +112,7 @@ class _Planning:
             options=options,
             input=before,
             groups=planned_groups(planner, chosen),
-            frontier=self._frontier(planner, calibration, before.macs),
+            frontier=frontier,
             calibration=calibration.source,
         )
 
@@ -130,11 +136,13 @@ class _Planning:
         self, point: FrontierPoint, analysis: Analysis, plan: Plan, calibration: Calibration, samples: SampleSet
     ) -> FrontierPoint:
         """The point with how far the outputs move, on samples that nothing was fitted to."""
+        restored = self._restored(analysis, plan, calibration)
+        return replace(point, measured=_divergence(compare(self._source, restored, samples, self._options.run)))
+
+    def _restored(self, analysis: Analysis, plan: Plan, calibration: Calibration) -> Model:
         options = self._options
-        self._telling.stage("restoring")
         task = RestoreTask(analysis, plan, options.prune, options.run, calibration, self._telling.layer)
-        restored = self._restoration.restore(task).model
-        return replace(point, measured=_divergence(compare(self._source, restored, samples, options.run)))
+        return self._restoration.restore(task).model
 
 
 def _divergence(validation: Validation) -> float:

@@ -16,10 +16,9 @@ from ..model.providers import block_of
 from ..options import PruneOptions, RunOptions
 from ..progress import Tell, untold
 from .allocation import Cost, Limit, OutOfReach, allocate, levels
-from .criteria import Trial
 from .latency_model import LatencyModel
-from .plan import Plan, choose, rank, uniform_counts
-from .sensitivity import Curve, sensitivities
+from .measurements import Known, Measurements, continued, same_groups
+from .plan import Plan, choose, uniform_counts
 
 RATIO = "ratio"
 MOST_REMOVED = 0.875
@@ -36,8 +35,8 @@ HALVINGS = 12
 class Planner:
     """Ranked groups, what their units are worth to the output, and what everything costs.
 
-    `curves`: sensitivities by group number, none where all groups lose the same share. `latency_factor`: by how much
-    measured latencies are longer than predicted ones. Raises MeasurementFailed where activations cannot be measured.
+    `latency_factor`: by how much measured latencies are longer than predicted ones. Raises MeasurementFailed where
+    activations cannot be measured.
     """
 
     def __init__(
@@ -58,19 +57,8 @@ class Planner:
         exact = options.uniform and options.ratio is not None and not options.targets
         most = uniform_counts(analysis, reasons, options.ratio or 0.0, options.round_to or 1) if exact else self._most()
         self._calibration, self._tell = calibration, tell
-        self._followed = False
-        share = 1.0 if options.uniform else 0.5
-        self.ranked = rank(
-            analysis, reasons, most, options, runtime, calibration, lambda name, done: tell(name, share * done)
-        )
-        self.curves: dict[int, Curve] = {}
-        if not options.uniform:
-            assert calibration is not None
-            read = [number for number in self.ranked if analysis.groups[number].consumers]
-            self._trials = {number: self._trial(number, most[number]) for number in read}
-            self.curves = sensitivities(
-                analysis, self._trials, calibration, runtime, lambda name, done: tell(name, share * (1 + done))
-            )
+        self._first = Measurements(analysis, reasons, most, options, runtime, calibration, tell)
+        self._last, self._gone = self._first, self._none
 
     def plan(self, targets: Sequence[Budget]) -> Plan:
         """A plan within the ratio that was asked for and all `targets`. Raises NothingToRemove where one is out of
@@ -86,7 +74,7 @@ class Planner:
 
     def plan_of(self, counts: np.ndarray) -> Plan:
         """The plan that removes so many units of each group."""
-        return choose(self.analysis, self.reasons, self.ranked, dict(enumerate(counts.tolist())))
+        return choose(self.analysis, self.reasons, self.known.ranked, dict(enumerate(counts.tolist())))
 
     def limits(self, targets: Sequence[Budget]) -> list[Limit]:
         """Targets, other than a loss of accuracy, as limits of costs."""
@@ -118,10 +106,34 @@ class Planner:
         return self._alike(high)
 
     @property
+    def known(self) -> Known:
+        """Rankings and sensitivities of the groups."""
+        if self._last is self._first:
+            return self._first.known
+        left = [group.units for group in self._last.analysis.groups]
+        return continued(self.analysis, self._gone, self._first.known, self._last.known, left)
+
+    def look_again(self, later: Analysis, gone: np.ndarray) -> None:
+        """Rank and try what is left in `later`, the result of the plan that removes `gone`; once, and only where it
+        still has the same groups. Raises MeasurementFailed where activations cannot be measured."""
+        if self.looked_again or not same_groups(self.analysis, later):
+            return
+        groups = zip(self.reasons, later.groups, strict=True)
+        reasons = [reason or group.frozen_reason or group.unreadable for reason, group in groups]
+        most = {number: most - int(gone[number]) for number, most in self._most().items()}
+        self._last = Measurements(later, reasons, most, self.options, self.runtime, self._calibration, self._tell)
+        self._gone = gone
+
+    @property
+    def looked_again(self) -> bool:
+        """Whether what is known was measured on a result too."""
+        return self._last is not self._first
+
+    @property
     def latency(self) -> LatencyModel:
         """Measured when it is first asked for."""
         if self._latency is None:
-            movable = np.array([number in self.ranked for number in range(len(self._none))])
+            movable = np.array([number in self.known.ranked for number in range(len(self._none))])
             self._latency = LatencyModel(self.analysis, self.runtime, movable)
         return self._latency
 
@@ -138,31 +150,20 @@ class Planner:
 
     def divergence(self, counts: np.ndarray) -> float:
         """What the outputs are expected to move by, were the groups' shares to add up."""
-        return float(sum(curve.at(counts[number]) for number, curve in self.curves.items() if counts[number]))
-
-    def _trial(self, number: int, most: int) -> Trial:
-        """How a group's units would go by samples of one fold; as they are ranked where no consumer was measured."""
-        ranking = self.ranked[number].ranking
-        free = np.where(self.analysis.groups[number].free, ranking.importance, np.inf)
-        return ranking.trial or Trial(np.argsort(free, kind="stable")[:most], ())
+        return float(sum(curve.at(counts[number]) for number, curve in self.known.curves.items() if counts[number]))
 
     def _by_sensitivity(self, limits: list[Limit]) -> np.ndarray:
         """Units that go. Where that is out of reach, heavier cuts are measured too, and any number of units may go,
         unless blocks have to be coarse."""
         try:
-            return allocate(self.curves, self._levels(), len(self._none), limits)
+            return allocate(self.known.curves, self._levels(), len(self._none), limits)
         except OutOfReach as error:
             if self._coarse:
                 return self._as_far(error, limits, self._levels())
-        if not self._followed:
-            assert self._calibration is not None
-            self._followed = True
-            self.curves |= sensitivities(
-                self.analysis, self._trials, self._calibration, self.runtime, self._tell, self.curves
-            )
+        self._last.follow()
         fine = self._levels(fine=True)
         try:
-            return allocate(self.curves, fine, len(self._none), limits)
+            return allocate(self.known.curves, fine, len(self._none), limits)
         except OutOfReach as error:
             return self._as_far(error, limits, fine)
 
@@ -171,7 +172,7 @@ class Planner:
         if error.limit.name != RATIO:
             raise error
         within = [replace(each, most=error.least) if each is error.limit else each for each in limits]
-        return allocate(self.curves, choices, len(self._none), within)
+        return allocate(self.known.curves, choices, len(self._none), within)
 
     def _cost(self, name: str) -> Cost:
         """What a budget of that name limits."""

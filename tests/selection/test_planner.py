@@ -13,7 +13,7 @@ from lbyl_onnx.errors import NothingToRemove
 from lbyl_onnx.evaluation.inspection import file_report
 from lbyl_onnx.model.reading import load
 from lbyl_onnx.options import PruneOptions, RunOptions
-from lbyl_onnx.selection import planner
+from lbyl_onnx.selection import measurements, planner
 from lbyl_onnx.selection.plan import reasons_to_leave, uniform_counts
 from lbyl_onnx.selection.planner import HALVINGS, MOST_REMOVED, Planner
 
@@ -97,7 +97,7 @@ def test_all_groups_lose_the_same_share_if_that_is_asked_for(criterion):
     ours = planned(chain, ratio=0.4, criterion=criterion, allocation="uniform")
     expected = {"first": 38, "second": 19, "third": 12, "fourth": 3}
     assert {name: count for name, count in kept(ours.plan(())).items() if name in expected} == expected
-    assert not ours.curves
+    assert not ours.known.curves
 
 
 # ---- targets
@@ -318,9 +318,9 @@ def test_heavier_cuts_are_measured_only_where_they_are_needed():
     """Up to seven eighths of each group, and any number of units may go then."""
     ours = planned(chain)
     ours.plan(budgets({"macs": 0.7}))
-    near = {number: curve.removed.tolist() for number, curve in ours.curves.items()}
+    near = {number: curve.removed.tolist() for number, curve in ours.known.curves.items()}
     units = kept(ours.plan(budgets({"macs": 0.12})))
-    far = {number: curve.removed.tolist() for number, curve in ours.curves.items()}
+    far = {number: curve.removed.tolist() for number, curve in ours.known.curves.items()}
     assert near[0][-1] < 56 and far[0][-2:] == [48, 56]
     assert all(set(points) < set(far[number]) for number, points in near.items())
     assert units["first"] % 4 and units["fourth"] < 6
@@ -328,10 +328,10 @@ def test_heavier_cuts_are_measured_only_where_they_are_needed():
 
 def test_what_was_measured_before_stays_as_it_was():
     ours = planned(chain)
-    near = dict(ours.curves)
+    near = dict(ours.known.curves)
     ours.plan(budgets({"macs": 0.12}))
     for number, curve in near.items():
-        again = ours.curves[number].at(curve.removed)
+        again = ours.known.curves[number].at(curve.removed)
         np.testing.assert_allclose(again, curve.divergence, rtol=1e-9)
 
 
@@ -343,7 +343,7 @@ def test_one_looks_further_once(monkeypatch):
         calls.append(arguments)
         return {}
 
-    monkeypatch.setattr(planner, "sensitivities", counted)
+    monkeypatch.setattr(measurements, "sensitivities", counted)
     for _ in range(2):
         with pytest.raises(NothingToRemove):
             ours.plan(budgets({"macs": 1e-3}))
@@ -379,9 +379,9 @@ def grouped(graph):
 def test_groups_that_no_consumer_was_measured_of_lose_units_in_the_order_of_their_ranking():
     ours = planned(grouped)
     number = next(n for n, group in enumerate(ours.analysis.groups) if group.name == "producer")
-    ranked = ours.ranked[number]
+    ranked = ours.known.ranked[number]
     assert ranked.criterion == "l2" and ranked.ranking.trial is None
-    trial = ours._trials[number]
+    trial = ours._first.trials[number]
     np.testing.assert_array_equal(trial.order, np.argsort(ranked.ranking.importance, kind="stable")[:14])
     assert trial.readings == ()
     plan = ours.plan(budgets({"macs": 0.7}))
@@ -395,7 +395,7 @@ def test_groups_that_no_consumer_was_measured_of_lose_units_in_the_order_of_thei
 def test_losses_add_up():
     ours = planned(chain)
     counts = np.array([16, 8, 0, 0, 0])
-    expected = sum(float(ours.curves[n].at(counts[n])) for n in (0, 1))
+    expected = sum(float(ours.known.curves[n].at(counts[n])) for n in (0, 1))
     assert ours.divergence(counts) == pytest.approx(expected) and expected > 0
     assert ours.divergence(np.zeros(5, int)) == 0
 
