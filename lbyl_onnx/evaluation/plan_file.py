@@ -36,7 +36,8 @@ class PlannedGroup:
 @dataclass(frozen=True)
 class FrontierPoint:
     """What a budget would cost. `share`: of the multiply-accumulates that stay; `predicted`: how far the outputs are
-    expected to move, the groups' own shares added up; `measured`: how far they did, None where that was not tried."""
+    expected to move, the groups' own shares added up; `measured`: how far they did, None where that was not tried. Both
+    are of a plan in one round (`evaluation.rounds`)."""
 
     share: float
     macs: int
