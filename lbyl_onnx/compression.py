@@ -110,7 +110,8 @@ def compress(
         restore: "moments" (fits to activations), "lbyl" (arXiv 2502.08474), "neuron-merging" (Kim et al. 2020), "none".
         criterion: which units go: "obs" (backward elimination on activations), those of least "l1", "l2", "l2-gm" or
             "bn-scale" importance, or "random".
-        lambda1, lambda2: LBYL's penalties on the shift of BatchNormalization and on the size of the solution, >= 0.
+        lambda1: LBYL's penalty on the shift of BatchNormalization, >= 0.
+        lambda2: LBYL's penalty on the size of the solution, >= 0.
         scope: "chains" (units that reach no residual sum or Concat) or "all".
         round_to: keep a multiple of this many units per group (None: what the provider's kernels want, 1 if uniform).
         target: budgets that all hold: "macs", "params", "bytes" and "latency", as shares of the original's or absolute
@@ -119,25 +120,31 @@ def compress(
             papers) or "auto" (uniform where the criterion is another than "obs").
         plan: what `lbyl_onnx.plan` returned, or a file of it, which is carried out in place of all that.
         threads: of one operator in onnxruntime (None: its choice).
-        include, exclude: regular expressions searched in producers' node names.
+        include: a regular expression searched in producers' node names: only these groups.
+        exclude: the same: all groups but these.
         calibration: what activations are measured on: "auto" ("photos" for images of one or three channels, else
             "leaves"), "photos" (crops of photographs), "leaves" (dead leaves), "noise", an .npz file or a mapping with
             an array for each input, first axis = samples, or a folder of images.
-        samples, shapes, normalisation: how many samples, sizes of dynamic inputs, scaling of images.
+        samples: how many samples (None: by their size).
+        shapes: sizes of inputs with dynamic axes, by name.
+        normalisation: scaling of images (None: ImageNet's for three channels).
         seed: of the random criterion and of synthetic inputs.
         provider: onnxruntime's, "auto", "cpu" or "cuda".
         custom_ops_library: a shared library of operators that the model needs.
         evaluation: labelled samples to compare on: an .npz file or mapping that holds `labels` too, or a folder of
             images in one sub-folder for each class.
-        min_agreement, min_sqnr, max_drop: what the result has to keep: per cent of top-1 answers, decibels of every
-            output, points of accuracy (with `evaluation`).
+        min_agreement: per cent of top-1 answers that the result has to keep.
+        min_sqnr: decibels of signal over error that every output has to keep.
+        max_drop: points of accuracy on `evaluation` that it may lose.
         validation: run both models and compare, on `evaluation`, or on samples that nothing was fitted to.
         layer_errors: measure the errors of each layer, by any method, for the report (`GroupReport`).
         progress: called with a `Progress` as each stage and layer begins.
 
     Raises:
-        UsageError: an option is out of range. ModelError: the model is invalid or onnxruntime refuses it.
-        NothingToRemove: no unit can go. ValidationFailed: the result does not do its job.
+        UsageError: an option is out of range.
+        ModelError: the model is invalid or onnxruntime refuses it.
+        NothingToRemove: no unit can go.
+        ValidationFailed: the result does not do its job.
     """
     check_source(calibration, EXPECTED)
     given = calibration if isinstance(calibration, str | Path) else "arrays"

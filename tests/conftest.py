@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -27,3 +28,11 @@ def shared(*parts: str) -> Path:
 def shared_files(*parts: str) -> list[Path]:
     """Model files of a shared folder, for parametrising; empty where the folder is missing."""
     return sorted(SHARED.joinpath(*parts).glob("*.onnx"))
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to work in, with copies of the models."""
+    shutil.copytree(ROOT / "models", tmp_path / "models")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

@@ -1,7 +1,6 @@
 """The README's Python examples run as they stand, and its tables name the options that there are."""
 
 import re
-import shutil
 
 import onnx
 import pytest
@@ -25,14 +24,6 @@ def example(section: str) -> str:
         found += [code] if code and title == section else []
     (code,) = found
     return code
-
-
-@pytest.fixture
-def place(tmp_path, monkeypatch):
-    """An empty folder to work in, with copies of the models."""
-    shutil.copytree(ROOT / "models", tmp_path / "models")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def run(code: str) -> dict[str, object]:

@@ -30,8 +30,14 @@ def inspect(
 ) -> Inspection:
     """The channel groups of a model: what could be removed, and why the rest could not.
 
-    `shapes`: sizes of dynamic inputs, by name; `custom_ops_library`: a shared library of operators. Raises ModelError
-    where the model is invalid or onnxruntime refuses it, UsageError where the shapes do not fit.
+    Args:
+        model: a file or a model in memory.
+        shapes: sizes of inputs with dynamic axes, by name.
+        custom_ops_library: a shared library of operators that the model needs.
+
+    Raises:
+        ModelError: the model is invalid or onnxruntime refuses it.
+        UsageError: the shapes do not fit.
     """
     options, runtime = SampleOptions(shapes=shapes or {}), RunOptions(custom_ops_library=custom_ops_library)
     source = load(model)

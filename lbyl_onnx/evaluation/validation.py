@@ -46,21 +46,32 @@ def validate(
 ) -> Validation:
     """Runs both models on the same inputs and compares every tensor output.
 
-    `data` is the path of an .npz file, or a mapping, with one array for each model input, first axis =
-    samples, as the model expects them, and optionally `labels`, integers of shape (samples,), which give
-    top-1 accuracies on the first output that looks like classes (floating point, samples x K with K >= 2); or a folder
-    of images, labelled where they lie in one sub-folder for each class. None: samples made up from `seed`, others than
-    `compress` measures on, of these `shapes` where dynamic and under `normalisation` where images. `samples`: how many
-    at most (None: of made-up ones 16 to 128, of images 512, else all). Where the model's batch axis is fixed to B,
-    samples beyond a multiple of B are left out. Outputs are compared slice by slice, so any number of samples fits in
-    memory; elements that are not finite in the original are left out of the errors, and so are outputs whose sizes
-    follow values (detections) where they differ. Latencies are medians of alternating runs of one sample, or one batch
-    of B: those of the comparison where it takes no more at once, and as many again of the first sample as
-    LATENCY_SECONDS allow.
+    Outputs are compared slice by slice, so any number of samples fits in memory; elements that are not finite in the
+    original are left out of the errors, and so are outputs whose sizes follow values (detections) where they differ.
+    Where the model's batch axis is fixed to B, samples beyond a multiple of B are left out. Latencies are medians of
+    alternating runs of one sample, or one batch of B: those of the comparison where it takes no more at once, and as
+    many again of the first sample as LATENCY_SECONDS allow.
 
-    Raises UsageError for data that does not fit the model, ModelError where the original does not load or
-    run, ValidationFailed where the compressed model does not, has other inputs, outputs or shapes, or is not
-    finite where the original is.
+    Args:
+        original: a file or a model in memory.
+        compressed: the one to compare with it, of the same inputs and outputs.
+        data: an .npz file, or a mapping, with one array for each model input, first axis = samples, as the model
+            expects them, and optionally `labels`, integers of shape (samples,), which give top-1 accuracies on the
+            first output that looks like classes (floating point, samples x K with K >= 2); or a folder of images,
+            labelled where they lie in one sub-folder for each class. None: samples made up, others than `compress`
+            measures on.
+        provider: onnxruntime's, "auto", "cpu" or "cuda".
+        samples: how many at most (None: of made-up ones 16 to 128, of images 512, else all).
+        seed: of made-up samples.
+        shapes: sizes of inputs with dynamic axes, by name, for made-up samples and images.
+        normalisation: scaling of images (None: ImageNet's for three channels).
+        custom_ops_library: a shared library of operators that the models need.
+
+    Raises:
+        UsageError: the data does not fit the model.
+        ModelError: the original does not load or run.
+        ValidationFailed: the compressed model does not, has other inputs, outputs or shapes, or is not finite where
+            the original is.
     """
     options = SampleOptions(samples=samples, shapes=shapes or {}, normalisation=normalisation, seed=seed)
     runtime = RunOptions(provider, custom_ops_library=custom_ops_library)
