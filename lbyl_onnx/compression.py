@@ -277,10 +277,8 @@ class _Compression:
     def choose(self, planner: Planner, judge: Judge | None, result: Result) -> Plan:
         """Which units go."""
         prune = planner.options
-        if judge is None:
-            plan = in_two_rounds(planner, prune.targets, result)
-        else:
-            plan = within_drop(planner, prune.targets, judge)
+        targets = prune.targets
+        plan = within_drop(planner, targets, judge) if judge else in_two_rounds(planner, targets, result)
         if plan.removes_nothing:
             raise NothingToRemove(why_nothing(self.source, [choice.reason for choice in plan.choices], prune))
         others = sorted({choice.criterion for choice in plan.choices if choice.criterion} - {prune.criterion})

@@ -33,22 +33,23 @@ class Made:
 
 def fast_enough(planner: Planner, make: Callable[[], Made]) -> Made:
     """What `make` makes of the planner's plans: with coarser blocks where the first is not faster than the original,
-    and with corrected predictions where it misses a latency that was asked for.
+    then by predicted latencies, and with corrected predictions where it misses a latency that was asked for.
 
     Raises NothingToRemove where such a latency is missed twice.
     """
     made = make()
     if made.validation is None:
         return made
-    if made.milliseconds > 1 / NOISE and planner.coarsen():
-        try:
-            coarser = make()
-        except (NothingToRemove, ValidationFailed):
-            coarser = made
-        if coarser.milliseconds < made.milliseconds:
-            made = coarser
-        else:
-            planner.refine()
+    for change, take_back in ((planner.coarsen, planner.refine), (planner.hurry, planner.relax)):
+        if made.milliseconds > 1 / NOISE and change():
+            try:
+                other = make()
+            except (NothingToRemove, ValidationFailed):
+                other = made
+            if other.milliseconds < made.milliseconds:
+                made = other
+            else:
+                take_back()
     target = next((target for target in planner.options.targets if target.name == LATENCY), None)
     if target is not None and _missed(target, made.validation) > NOISE:
         planner.latency_factor *= _missed(target, made.validation)

@@ -28,6 +28,8 @@ SMALL_BLOCKS = (8, 4)
 LEAST_BLOCKS = 4
 SMALLEST_GROUP = 8
 """Units below which a group is left whole, unless a rounding is asked for."""
+FASTER = 0.95
+"""Share of the original's latency that a result may take where a first one turned out slower."""
 HALVINGS = 12
 """Steps in which the ratio that meets a budget is found where all groups lose the same share."""
 
@@ -53,7 +55,7 @@ class Planner:
         self._none = np.zeros(len(analysis.groups), np.int64)
         self._latency: LatencyModel | None = None
         self.latency_factor = 1.0
-        self._coarse = False
+        self._coarse, self._hurried = False, False
         exact = options.uniform and options.ratio is not None and not options.targets
         most = uniform_counts(analysis, reasons, options.ratio or 0.0, options.round_to or 1) if exact else self._most()
         self._calibration, self._tell = calibration, tell
@@ -84,6 +86,10 @@ class Planner:
                 cost = self._cost(target.name)
                 factor = self.latency_factor if target.name == LATENCY else 1.0
                 found.append(Limit(target.name, cost, target.most(float(cost(self._none))) / factor))
+        if self._hurried:
+            found.append(
+                Limit(LATENCY, self.latency.milliseconds, FASTER * float(self.latency.milliseconds(self._none)))
+            )
         if self.options.ratio is not None and not (self.options.uniform and not found):
             alike = self._alike(self.options.ratio, 1)
             found.append(Limit(RATIO, self.costs.macs, float(self.costs.macs(alike))))
@@ -147,6 +153,16 @@ class Planner:
     def refine(self) -> None:
         """Take that back."""
         self._coarse = False
+
+    def hurry(self) -> bool:
+        """Let results be faster than the original by their predicted latency too; whether that changes anything."""
+        changes = not self.options.uniform and all(target.name != LATENCY for target in self.options.targets)
+        self._hurried = changes
+        return changes
+
+    def relax(self) -> None:
+        """Take that back."""
+        self._hurried = False
 
     def divergence(self, counts: np.ndarray) -> float:
         """What the outputs are expected to move by, were the groups' shares to add up."""

@@ -14,14 +14,14 @@ BEFORE = 10.0
 
 
 class MadeUpPlanner:
-    """Plans are named by their blocks; coarser ones can be had unless `coarse` is False."""
+    """Plans are named by their blocks; coarser ones can be had unless `coarse` is False, faster ones if `fast`."""
 
-    def __init__(self, coarse=True, **target):
+    def __init__(self, coarse=True, fast=False, **target):
         self.options = PruneOptions(targets=budgets(target))
         self.analysis = SimpleNamespace(model=SimpleNamespace(name="the model"))
         self.latency_factor = 1.0
         self.blocks = "fine"
-        self._coarse = coarse
+        self._coarse, self._fast = coarse, fast
 
     def coarsen(self):
         changes = self._coarse and self.blocks == "fine"
@@ -30,6 +30,13 @@ class MadeUpPlanner:
 
     def refine(self):
         self.blocks = "fine"
+
+    def hurry(self):
+        self.blocks += " and fast" if self._fast else ""
+        return self._fast
+
+    def relax(self):
+        self.blocks = self.blocks.removesuffix(" and fast")
 
 
 def took(milliseconds, plan="plan"):
@@ -84,6 +91,22 @@ def test_a_slower_result_stays_where_coarser_blocks_are_out_of_reach():
     planner = MadeUpPlanner()
     found, seen = made(planner, 12, NothingToRemove("out of reach"))
     assert found.plan == "fine" and len(seen) == 2 and planner.blocks == "fine"
+
+
+@pytest.mark.parametrize(
+    ("results", "kept"),
+    [((12, 11, 9), "coarse and fast"), ((12, 13, 9), "fine and fast"), ((12, 11, 11.5), "coarse"), ((12, 9), "coarse")],
+)
+def test_what_is_slower_still_is_planned_by_latency(results, kept):
+    planner = MadeUpPlanner(fast=True)
+    found, seen = made(planner, *results)
+    assert found.plan == kept == planner.blocks and len(seen) == len(results)
+
+
+def test_a_slower_result_stays_where_faster_ones_are_out_of_reach():
+    planner = MadeUpPlanner(coarse=False, fast=True)
+    found, seen = made(planner, 12, NothingToRemove("out of reach"))
+    assert found.plan == planner.blocks == "fine" and len(seen) == 2
 
 
 def test_other_targets_ask_for_no_speed():

@@ -15,7 +15,7 @@ from lbyl_onnx.model.reading import load
 from lbyl_onnx.options import PruneOptions, RunOptions
 from lbyl_onnx.selection import measurements, planner
 from lbyl_onnx.selection.plan import reasons_to_leave, uniform_counts
-from lbyl_onnx.selection.planner import HALVINGS, MOST_REMOVED, Planner
+from lbyl_onnx.selection.planner import FASTER, HALVINGS, MOST_REMOVED, Planner
 
 CPU = RunOptions("cpu")
 BLOCK = 16
@@ -309,6 +309,23 @@ def test_what_was_asked_for_is_not_made_coarser(options):
     ours = planned(chain, ratio=0.3, **options)
     before = left(ours)
     assert not ours.coarsen() and left(ours) == before
+
+
+def test_what_hurries_is_faster_by_its_predicted_latency():
+    """A ratio goes as far as it is in reach."""
+    ours = planned(chain, ratio=0.3)
+    whole = float(ours.latency.milliseconds(np.zeros(5, int)))
+    (ratio,) = ours.limits(())
+    assert ours.hurry()
+    latency, same = ours.limits(())
+    assert (latency.name, latency.most) == ("latency", pytest.approx(FASTER * whole)) and same.most == ratio.most
+    ours.relax()
+    assert [limit.name for limit in ours.limits(())] == ["ratio"]
+
+
+@pytest.mark.parametrize("options", [{"allocation": "uniform"}, {"targets": budgets({"latency": 0.9})}])
+def test_nothing_hurries_where_all_lose_the_same_or_a_latency_is_asked_for(options):
+    assert not planned(chain, ratio=0.3, **options).hurry()
 
 
 # ---- looking further
