@@ -18,7 +18,7 @@ from .calibration.synthetic import AUTO
 from .calibration.user_samples import Source, check_source
 from .channels.groups import Analysis
 from .errors import MeasurementFailed, ModelError, NothingToRemove, UsageError, ValidationFailed, counted
-from .evaluation.advice import damage_warnings, speed_warnings, unused_options, why_nothing
+from .evaluation.advice import damage_warnings, option_warnings, speed_warnings, why_nothing
 from .evaluation.drop import Judge, judge_of, within_drop
 from .evaluation.fast_enough import Made, fast_enough
 from .evaluation.inspection import analyse_for, analysed, file_report, group_reports
@@ -182,7 +182,7 @@ class _Compression:
         self.restoration = restoration_named(options.prune.restore)
         self.measured = False
         self.fallbacks: list[str] = []
-        self.warnings: list[str] = unused_options(options)
+        self.warnings: list[str] = option_warnings(options)
 
     def run(self, planned: PlanReport | None) -> CompressionResult:
         """All stages, or those that a plan leaves to do."""

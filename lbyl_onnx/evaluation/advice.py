@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..budgets import DROP
 from ..calibration.samples import is_made_up
 from ..calibration.user_samples import is_folder
 from ..channels.groups import QUANTISED
@@ -19,8 +20,8 @@ NOT_FASTER = 1.02
 """Speed-ups up to this are within the noise of a latency measurement."""
 
 
-def unused_options(options: Options) -> list[str]:
-    """Options that do nothing in this run."""
+def option_warnings(options: Options) -> list[str]:
+    """Options that do nothing in this run, and what they do to what it says."""
     prune, samples = options.prune, options.samples
     told = []
     penalties = {"lambda1": prune.lambda1 != DEFAULT_LAMBDA1, "lambda2": prune.lambda2 != DEFAULT_LAMBDA2}
@@ -34,6 +35,11 @@ def unused_options(options: Options) -> list[str]:
     if arrays and samples.normalisation is not None:
         effect = "apply to the comparison only" if options.validation else "have no effect"
         told.append(f"{SCALES} {effect}: the arrays given are taken as they are")
+    if options.evaluation is not None and any(target.name == DROP for target in prune.targets):
+        told.append(
+            "the samples of --eval decide how much goes, so that the accuracy on them is a little too good; compare on "
+            "others with lbyl-onnx validate --data"
+        )
     return told
 
 

@@ -69,9 +69,10 @@ class Planner:
             return self.plan_of(self.counts(self.limits(targets)))
         except OutOfReach as error:
             limit = error.limit
+            unit = " ms" if limit.name == LATENCY else ""
             raise NothingToRemove(
-                f"{self.analysis.model.name}: {limit.name} cannot be brought to {limit.most:,.6g}; "
-                f"the least within reach is {error.least:,.6g}{self._shares(limit, error.least)}"
+                f"{self.analysis.model.name}: {limit.name} cannot be brought to {limit.most:,.6g}{unit}; "
+                f"the least within reach is {error.least:,.6g}{unit}{self._shares(limit, error.least)}"
             ) from None
 
     def plan_of(self, counts: np.ndarray) -> Plan:

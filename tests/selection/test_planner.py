@@ -259,7 +259,9 @@ def test_times_are_measured_once_and_only_where_they_matter(made_up_times):
 
 def test_a_time_out_of_reach(made_up_times):
     """Seven eighths may go: 8, 4, 3, 1 and 5 units stay."""
-    with pytest.raises(NothingToRemove, match=r"latency cannot be brought to 0\.1; the least within reach is 0\.21 "):
+    with pytest.raises(
+        NothingToRemove, match=r"latency cannot be brought to 0\.1 ms; the least within reach is 0\.21 ms "
+    ):
         planned(chain).plan(budgets({"latency": "0.1ms"}))
 
 
