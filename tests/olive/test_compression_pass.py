@@ -121,6 +121,22 @@ def test_a_list_is_searched_over_and_nothing_else():
     assert (fixed["criterion"], fixed["samples"]) == ("obs", None)
 
 
+def test_olive_searches_over_ratios(place):
+    recipe = json.loads((place / "examples/olive/digits.json").read_text())
+    recipe["passes"] = {"compress": {"type": "LbylCompression", "ratio": [0.2, 0.6], "samples": 64}}
+    recipe["data_configs"][0]["post_process_data_config"] = {"type": "text_classification_post_process"}
+    task = {"task": "multiclass", "num_classes": 10}
+    score = {"name": "accuracy_score", "priority": 1, "metric_config": task}
+    metric = {"name": "accuracy", "type": "accuracy", "data_config": "digits", "sub_types": [score]}
+    recipe |= {"evaluators": {"digits": {"type": "OnnxEvaluator", "metrics": [metric]}}, "evaluator": "digits"}
+    recipe["search_strategy"] = {"execution_order": "joint", "sampler": "sequential"}
+    olive.run(recipe, package_config=package_config())
+    runs = json.loads((place / "olive-output" / "footprint.json").read_text()).values()
+    found = {run["pass_run_config"]["ratio"]: run["metrics"]["value"] for run in runs if run["from_pass"]}
+    assert set(found) == {0.2, 0.6}
+    assert found[0.2]["accuracy-accuracy_score"]["value"] > 0.97
+
+
 def test_what_was_found_is_logged(place, caplog):
     with caplog.at_level(logging.INFO, logger="olive"):
         logging.getLogger("olive").addHandler(caplog.handler)
