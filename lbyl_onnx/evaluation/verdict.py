@@ -17,6 +17,8 @@ LEAST_CONFIDENCE = 0.05
 """How far above chance, as a share of the way to certainty, a classifier has to be for its answers to count."""
 ROUNDING = 1e-9
 """Points by which a result that just keeps a limit may seem to break it."""
+ADVICE = "; ask for less, or give own samples with --calibration"
+"""What to do about a compression that breaks a limit."""
 
 
 def verdict(
@@ -55,9 +57,6 @@ def answers(classes: ClassComparison, count: int) -> bool:
 
 def _level(loss: float) -> str:
     return next(level for limit, level in LOSSES if loss >= limit)
-
-
-ADVICE = "; ask for less, or give own samples with --calibration"
 
 
 def check_limits(validation: Validation, limits: Limits, advice: str = ADVICE) -> None:

@@ -139,7 +139,7 @@ def samples_of(data_config: Any, io_config: dict[str, Any]) -> dict[str, np.ndar
 def _log(result: CompressionResult) -> None:
     before, after, validation = result.report.input, result.report.output, result.report.validation
     logger.info("%s parameters became %s; %s", before.parameters, after.parameters, tables.cut_summary(result.report))
-    if validation is not None:
+    if validation is not None and validation.verdict is not None:
         logger.info("%s", tables.verdict(validation))
     for warning in result.report.warnings:
         logger.warning("%s", warning)
