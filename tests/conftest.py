@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # pytest-xdist fills the cores
+os.environ.setdefault("OLIVE_DISABLE_TELEMETRY", "1")  # Olive reports what it does, and waits for that where it cannot
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"

@@ -118,6 +118,10 @@ MinSqnr = Annotated[
 MaxDrop = Annotated[
     float | None, typer.Option(metavar="POINTS", help="Fail where accuracy on --eval falls by more points.")
 ]
+MaxDataDrop = Annotated[
+    float | None,
+    typer.Option("--max-drop", metavar="POINTS", help="Fail where accuracy on --data falls by more points."),
+]
 ReportFile = Annotated[
     Path | None,
     typer.Option(metavar="PATH.json", help="Write a full record here (-: standard output), with layers' errors."),

@@ -8,10 +8,14 @@ from pathlib import Path
 from .. import compression
 from ..calibration.synthetic import AUTO
 from ..compression import DEFAULT_LAMBDA1, DEFAULT_LAMBDA2
+from ..errors import UsageError
 from ..evaluation import inspection, planning, tables, validation
+from ..evaluation.judging import NO_LABELS
 from ..evaluation.records import to_json
+from ..evaluation.verdict import check_limits
 from ..model.model import Model
 from ..model.reading import load
+from ..options import Limits
 from .arguments import (
     Allocation,
     Budgets,
@@ -32,6 +36,7 @@ from .arguments import (
     Lambda1,
     Lambda2,
     Library,
+    MaxDataDrop,
     MaxDrop,
     Mean,
     MinAgreement,
@@ -230,13 +235,19 @@ def validate(
     shape: Shape = None,
     seed: Seed = 0,
     custom_ops_library: Library = None,
+    min_agreement: MinAgreement = None,
+    min_sqnr: MinSqnr = None,
+    max_drop: MaxDataDrop = None,
     json: Json = False,
 ) -> None:
     """Compare the models A and B in onnxruntime: outputs, latency and, with labels, accuracy.
 
     Exit codes: 0 done, 1 internal error, 2 wrong usage, 3 unreadable or invalid model, 5 B does not load, has other
-    shapes or is not finite where A is, 130 interrupted.
+    shapes, is not finite where A is or breaks a limit, 130 interrupted.
     """
+    limits = Limits(min_agreement, min_sqnr, max_drop)
+    if max_drop is not None and data is None:
+        raise UsageError("needs labelled samples; give them with --data", "max_drop")
     with waiting("validating"):
         found = validation.validate(
             original,
@@ -257,6 +268,9 @@ def validate(
         print_agreement(screen, found)
     for warning in found.warnings:
         print_error(f"warning: {warning}")
+    if max_drop is not None and found.accuracy_before is None:
+        raise UsageError(f"{data}: {NO_LABELS}", "data")
+    check_limits(found, limits, advice="")
 
 
 def _read(path: Path) -> Model:

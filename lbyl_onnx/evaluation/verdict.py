@@ -17,6 +17,8 @@ LEAST_CONFIDENCE = 0.05
 """How far above chance, as a share of the way to certainty, a classifier has to be for its answers to count."""
 ROUNDING = 1e-9
 """Points by which a result that just keeps a limit may seem to break it."""
+ADVICE = "; ask for less, or give own samples with --calibration"
+"""What to do about a compression that breaks a limit."""
 
 
 def verdict(
@@ -57,16 +59,17 @@ def _level(loss: float) -> str:
     return next(level for limit, level in LOSSES if loss >= limit)
 
 
-def check_limits(validation: Validation, limits: Limits) -> None:
-    """Raise ValidationFailed where a result breaks one of the limits, or one cannot be checked."""
+def check_limits(validation: Validation, limits: Limits, advice: str = ADVICE) -> None:
+    """Raise ValidationFailed, which ends with the `advice`, where a result breaks one of the limits; also where one
+    cannot be checked."""
     if limits.min_agreement is not None:
         found = [output.classes.agreement for output in validation.outputs if output.classes is not None]
         if not found:
             raise ValidationFailed("no output looks like classes, so --min-agreement cannot be checked; use --min-sqnr")
         if 100 * min(found) < limits.min_agreement - ROUNDING:
             raise ValidationFailed(
-                f"only {100 * min(found):.1f} % of top-1 answers agree, --min-agreement is {limits.min_agreement:g}; "
-                "ask for less, or give own samples with --calibration"
+                f"only {100 * min(found):.1f} % of top-1 answers agree, --min-agreement is {limits.min_agreement:g}"
+                + advice
             )
     if limits.min_sqnr is not None:
         if not validation.outputs:
@@ -74,8 +77,7 @@ def check_limits(validation: Validation, limits: Limits) -> None:
         for output in validation.outputs:
             if output.sqnr_db < limits.min_sqnr:
                 raise ValidationFailed(
-                    f"output {output.name!r} keeps {output.sqnr_db:.1f} dB, --min-sqnr is {limits.min_sqnr:g}; ask "
-                    "for less, or give own samples with --calibration"
+                    f"output {output.name!r} keeps {output.sqnr_db:.1f} dB, --min-sqnr is {limits.min_sqnr:g}{advice}"
                 )
     if limits.max_drop is not None:
         before, after = validation.accuracy_before, validation.accuracy_after
@@ -83,6 +85,6 @@ def check_limits(validation: Validation, limits: Limits) -> None:
             raise ValidationFailed("no output looks like classes, so --max-drop cannot be checked")
         if 100 * (before - after) > limits.max_drop + ROUNDING:
             raise ValidationFailed(
-                f"accuracy falls from {100 * before:.1f} to {100 * after:.1f} %, --max-drop is {limits.max_drop:g}; "
-                "ask for less, or give own samples with --calibration"
+                f"accuracy falls from {100 * before:.1f} to {100 * after:.1f} %, --max-drop is {limits.max_drop:g}"
+                + advice
             )

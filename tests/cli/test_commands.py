@@ -1,5 +1,6 @@
 import json
 import re
+from pathlib import Path
 
 import command_line
 import numpy as np
@@ -7,6 +8,7 @@ import onnx
 import pytest
 from command_line import CNN, DIGITS, assert_refused, chain, files, said
 from graphs import Builder
+from onnx import numpy_helper
 from PIL import Image
 from uniform import UNIFORM
 
@@ -312,3 +314,33 @@ def test_validate_tells_which_model_fails(lbyl, tmp_path):
     onnx.save(chain(), tmp_path / "other.onnx")
     assert_refused(lbyl("validate", CNN, tmp_path / "other.onnx"), 5, "inputs differ")
     assert_refused(lbyl("validate", CNN, tmp_path / "missing.onnx"), 5, "missing.onnx")
+
+
+@pytest.fixture(scope="module")
+def damaged(tmp_path_factory) -> Path:
+    """The network with noise on its last weights, which costs it most of its accuracy."""
+    model, path = onnx.load(CNN), tmp_path_factory.mktemp("damaged") / "damaged.onnx"
+    (last,) = (tensor for tensor in model.graph.initializer if tensor.name == model.graph.node[-1].input[1])
+    weights = numpy_helper.to_array(last)
+    noise = 5 * weights.std() * np.random.default_rng(0).standard_normal(weights.shape)
+    last.CopyFrom(numpy_helper.from_array((weights + noise).astype(np.float32), last.name))
+    onnx.save(model, path)
+    return path
+
+
+@pytest.mark.parametrize("limit", [("--max-drop", "1"), ("--min-agreement", "95"), ("--min-sqnr", "10")])
+def test_validate_fails_where_a_limit_is_broken(lbyl, damaged, limit):
+    """What was found is shown all the same."""
+    assert lbyl("validate", CNN, CNN, "--data", DIGITS, *limit)[::2] == (0, "")
+    code, out, err = lbyl("validate", CNN, damaged, "--data", DIGITS, *limit)
+    assert code == 5 and "accuracy" in out and "verdict: " in out
+    assert err.startswith("error: ") and f"{limit[0]} is {limit[1]}\n" in err and err.count("\n") == 1
+    assert json.loads(lbyl("validate", CNN, damaged, "--data", DIGITS, "--json", *limit)[1])["samples"] == 599
+
+
+def test_a_drop_needs_labels(lbyl, tmp_path):
+    with np.load(DIGITS) as data:
+        np.savez(tmp_path / "unlabelled.npz", image=data["image"][:8])
+    assert_refused(lbyl("validate", CNN, CNN, "--max-drop", "1"), 2, "--max-drop needs labelled samples", "--data")
+    code, _, err = lbyl("validate", CNN, CNN, "--max-drop", "1", "--data", tmp_path / "unlabelled.npz")
+    assert code == 2 and "has no labels" in err and "unlabelled.npz" in err
