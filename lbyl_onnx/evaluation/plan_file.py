@@ -10,7 +10,7 @@ import numpy as np
 from ..channels.groups import Analysis
 from ..errors import UsageError, article
 from ..options import Options
-from ..selection.plan import Choice, Plan
+from ..selection.plan import Choice, Plan, emptied
 from ..selection.planner import Planner
 from .records import FileReport, Versions, from_json, to_json
 
@@ -135,6 +135,11 @@ def executed(report: PlanReport, analysis: Analysis, reasons: list[str | None]) 
         if wrong is not None:
             raise UsageError(f"does not fit {analysis.model.name}: group {group.name!r} {wrong}", "plan")
         kept[group.classes[chosen]] = False
+    tensor = emptied(analysis, kept)
+    if tensor is not None:
+        raise UsageError(
+            f"does not fit {analysis.model.name}: it leaves no channel of tensor {tensor!r}; let fewer units go", "plan"
+        )
     choices = [
         Choice(group, ~kept[group.classes], reason, "plan" if (~kept[group.classes]).any() else None)
         for group, reason in zip(analysis.groups, reasons, strict=True)
