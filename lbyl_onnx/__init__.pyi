@@ -1,7 +1,8 @@
 from .compression import CompressionResult, compress
 from .errors import LbylError, ModelError, NothingToRemove, UsageError, ValidationFailed
 from .evaluation.inspection import inspect
-from .evaluation.plan_file import FrontierPoint, PlannedGroup, PlanReport
+from .evaluation.plan_file import PlanReport
+from .evaluation.planned import FrontierPoint, Planned, PlannedGroup
 from .evaluation.planning import plan
 from .evaluation.records import (
     ClassComparison,
@@ -9,6 +10,7 @@ from .evaluation.records import (
     GroupReport,
     Inspection,
     LayerErrors,
+    LayerReport,
     OutputComparison,
     Report,
     Validation,
@@ -32,6 +34,7 @@ __all__ = [
     "GroupReport",
     "Inspection",
     "LayerErrors",
+    "LayerReport",
     "LbylError",
     "Limits",
     "Model",
@@ -42,6 +45,7 @@ __all__ = [
     "Outcome",
     "OutputComparison",
     "PlanReport",
+    "Planned",
     "PlannedGroup",
     "Progress",
     "PruneOptions",

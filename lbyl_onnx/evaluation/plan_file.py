@@ -11,38 +11,10 @@ from ..channels.groups import Analysis
 from ..errors import UsageError, article
 from ..options import Options
 from ..selection.plan import Choice, Plan
-from ..selection.planner import Planner
+from .planned import FrontierPoint, Planned, PlannedGroup
 from .records import FileReport, Versions, from_json, to_json
 
 EXPECTED = "a plan that `lbyl-onnx plan --json` wrote for this model"
-
-
-@dataclass(frozen=True)
-class PlannedGroup:
-    """One group. `producers`: node names; `macs`: of its producers and consumers; `removed`: how many units are to go,
-    which may be changed by hand, the first ones of `order`; `curve`: numbers of units and what the outputs are expected
-    to move by without them (`selection.sensitivity.Curve`); `reason`: why none may go, None where they may."""
-
-    name: str
-    producers: tuple[str, ...]
-    units: int
-    macs: int
-    removed: int
-    order: tuple[int, ...] = ()
-    curve: tuple[tuple[int, float], ...] = ()
-    reason: str | None = None
-
-
-@dataclass(frozen=True)
-class FrontierPoint:
-    """What a budget would cost. `share`: of the multiply-accumulates that stay; `predicted`: how far the outputs are
-    expected to move, the groups' own shares added up; `measured`: how far they did, None where that was not tried."""
-
-    share: float
-    macs: int
-    parameters: int
-    predicted: float
-    measured: float | None = None
 
 
 @dataclass(frozen=True, repr=False)
@@ -70,29 +42,10 @@ class PlanReport:
         return from_json(cls, text)
 
 
-def planned_groups(planner: Planner, plan: Plan) -> tuple[PlannedGroup, ...]:
-    """One record for each group, with the order in which a planner lets its units go."""
-    found = []
-    for number, choice in enumerate(plan.choices):
-        group, ranked, curve = choice.group, planner.ranked.get(number), planner.curves.get(number)
-        order: list[int] = []
-        if ranked is not None:
-            scores = np.where(group.free, ranked.ranking.importance, np.inf)
-            order = np.argsort(scores, kind="stable")[: int(np.isfinite(scores).sum())].tolist()
-        points = zip(curve.removed.tolist(), curve.divergence.tolist(), strict=True) if curve else ()
-        found.append(
-            PlannedGroup(
-                name=group.name,
-                producers=tuple(axis.name for axis in group.producers),
-                units=group.units,
-                macs=group.macs,
-                removed=int(choice.removed.sum()),
-                order=tuple(order),
-                curve=tuple(points),
-                reason=choice.reason,
-            )
-        )
-    return tuple(found)
+def carried_out(report: PlanReport) -> Planned:
+    """What a plan that was carried out had expected; a group that loses more than its curve knows of adds nothing."""
+    expected = [float(group.divergence(np.array(group.removed))) for group in report.groups if group.removed]
+    return Planned(report.groups, report.frontier, float(np.sum(expected, where=np.isfinite(expected))))
 
 
 def read_plan(source: PlanReport | str | Path) -> PlanReport:

@@ -29,12 +29,11 @@ from ..selection.plan import Plan
 from ..selection.planner import Planner
 from .inspection import analyse_for, file_report
 from .judging import Judging
-from .plan_file import FrontierPoint, PlanReport, planned_groups
-from .records import Validation, Versions
+from .plan_file import PlanReport
+from .planned import SHARES, FrontierPoint, frontier_point, planned_groups
+from .records import Versions
 from .validation import compare
 
-SHARES = (0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.5, 0.4)
-"""Multiply-accumulates that stay, of the frontier's budgets."""
 MEASURED = (0.9, 0.8, 0.7)
 """Those at which the result is made and run."""
 DEFAULT = {"macs": 0.8}
@@ -119,8 +118,7 @@ class _Planning:
                 counts = planner.counts([Limit("macs", planner.costs.macs, share * whole)])
             except OutOfReach:
                 break
-            left = int(planner.costs.macs(counts)), int(planner.costs.parameters(counts))
-            point = FrontierPoint(share, *left, planner.divergence(counts))
+            point = frontier_point(planner, share, counts)
             if share in MEASURED and counts.any():
                 point = self._tried(point, planner.analysis, planner.plan_of(counts), calibration, samples)
             found.append(point)
@@ -134,12 +132,4 @@ class _Planning:
         self._telling.stage("restoring")
         task = RestoreTask(analysis, plan, options.prune, options.run, calibration, self._telling.layer)
         restored = self._restoration.restore(task).model
-        return replace(point, measured=_divergence(compare(self._source, restored, samples, options.run)))
-
-
-def _divergence(validation: Validation) -> float:
-    """The divergence of classes, or the error's share of the energy, averaged over the outputs."""
-    shares = [
-        output.error_share if output.classes is None else output.classes.divergence for output in validation.outputs
-    ]
-    return float(np.mean(shares)) if shares else 0.0
+        return replace(point, measured=compare(self._source, restored, samples, options.run).divergence)

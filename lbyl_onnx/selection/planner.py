@@ -117,6 +117,15 @@ class Planner:
             low, high = (low, middle) if _within(limits, self._alike(middle)) else (middle, high)
         return self._alike(high)
 
+    def within_known(self, limits: list[Limit]) -> np.ndarray:
+        """The same by sensitivity, from curves as far as they have been measured. Raises OutOfReach."""
+        try:
+            return allocate(self.curves, self._levels(), len(self._none), limits)
+        except OutOfReach:
+            if self._coarse or not self._followed:
+                raise
+        return allocate(self.curves, self._levels(fine=True), len(self._none), limits)
+
     @property
     def latency(self) -> LatencyModel:
         """Measured when it is first asked for."""
@@ -124,6 +133,13 @@ class Planner:
             movable = np.array([number in self.ranked for number in range(len(self._none))])
             self._latency = LatencyModel(self.analysis, self.runtime, movable)
         return self._latency
+
+    def predicted_latencies(self, counts: np.ndarray) -> tuple[float, float] | None:
+        """Milliseconds expected of the original, and once so many units are gone; None where none were measured."""
+        if self._latency is None:
+            return None
+        before, after = (float(self._latency.milliseconds(each)) for each in (self._none, counts))
+        return before, self.latency_factor * after
 
     def coarsen(self) -> bool:
         """Let only groups lose units that are made of the kernels' own blocks, and whole ones; whether that changes
@@ -150,21 +166,16 @@ class Planner:
         """Units that go. Where that is out of reach, heavier cuts are measured too, and any number of units may go,
         unless blocks have to be coarse."""
         try:
-            return allocate(self.curves, self._levels(), len(self._none), limits)
+            return self.within_known(limits)
         except OutOfReach as error:
-            if self._coarse:
-                return self._as_far(error, limits, self._levels())
-        if not self._followed:
-            assert self._calibration is not None
-            self._followed = True
-            self.curves |= sensitivities(
-                self.analysis, self._trials, self._calibration, self.runtime, self._tell, self.curves
-            )
-        fine = self._levels(fine=True)
-        try:
-            return allocate(self.curves, fine, len(self._none), limits)
-        except OutOfReach as error:
-            return self._as_far(error, limits, fine)
+            if self._coarse or self._followed:
+                return self._as_far(error, limits, self._levels(fine=not self._coarse))
+        assert self._calibration is not None
+        self._followed = True
+        self.curves |= sensitivities(
+            self.analysis, self._trials, self._calibration, self.runtime, self._tell, self.curves
+        )
+        return self._by_sensitivity(limits)
 
     def _as_far(self, error: OutOfReach, limits: list[Limit], choices: dict[int, np.ndarray]) -> np.ndarray:
         """The same with a ratio as far as it is in reach. Raises the error where a target is what is out of it."""
