@@ -44,7 +44,7 @@ class PlanReport:
 
 def carried_out(report: PlanReport) -> Planned:
     """What a plan that was carried out had expected; a group that loses more than its curve knows of adds nothing."""
-    expected = [float(group.divergence(np.array(group.removed))) for group in report.groups if group.removed]
+    expected = [float(group.divergence(group.removed)) for group in report.groups if group.removed]
     return Planned(report.groups, report.frontier, float(np.sum(expected, where=np.isfinite(expected))))
 
 

@@ -30,12 +30,12 @@ class PlannedGroup:
     curve: tuple[tuple[int, float], ...] = ()
     reason: str | None = None
 
-    def divergence(self, removed: np.ndarray) -> np.ndarray:
+    def divergence(self, removed: np.ndarray | int) -> np.ndarray:
         """What the outputs are expected to move by without so many units, float64 of their shape; infinite beyond the
         curve. A group without one has none to tell, nan."""
         if not self.curve:
             return np.where(np.asarray(removed) > 0, np.nan, 0.0)
-        return Curve(*(np.array(column) for column in zip(*self.curve, strict=True))).at(removed)
+        return Curve(*(np.array(column) for column in zip(*self.curve, strict=True))).at(np.asarray(removed))
 
 
 @dataclass(frozen=True)
