@@ -22,6 +22,7 @@ from .model.reading import load
 from .model.writing import save
 from .options import Limits, Normalisation, Options, PruneOptions, RunOptions, SampleOptions
 from .progress import Progress
+from .reporting.files import save_plots, save_report
 from .restoration.methods import Outcome
 
 __version__: str
@@ -61,5 +62,7 @@ __all__ = [
     "load",
     "plan",
     "save",
+    "save_plots",
+    "save_report",
     "validate",
 ]

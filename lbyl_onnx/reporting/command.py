@@ -14,12 +14,12 @@ IN_MEMORY = ("arrays", "given")
 
 
 def command(report: Report) -> str:
-    """The command line that repeats a run, quoted for a POSIX shell; options that have their defaults are left out."""
-    words = ["lbyl-onnx", "compress", report.input.path or "-", report.output.path or "small.onnx"]
+    """The command that repeats a run, quoted for a POSIX shell, one option a line; defaults are left out."""
+    first = ["lbyl-onnx", "compress", report.input.path or "-", report.output.path or "small.onnx"]
     options = report.options
-    for name, value in [*_pruned(options.prune), *_sampled(options.samples), *_others(options)]:
-        words.append(f"--{name}" if value is None else f"--{name}={value}")
-    return shlex.join(words)
+    given = [*_pruned(options.prune), *_sampled(options.samples), *_others(options)]
+    others = [shlex.quote(f"--{name}" if value is None else f"--{name}={value}") for name, value in given]
+    return " \\\n  ".join([shlex.join(first), *others])
 
 
 def from_memory(report: Report) -> bool:

@@ -37,6 +37,8 @@ def draw_sensitivities(planned: Planned, canvas: Canvas) -> None:
         (line,) = axes.plot(100 * removed / group.units, moved, color=colour, linewidth=1.3, alpha=0.7)
         canvas.mark(line, curve_in_words(group))
         ends.append((float(moved[-1]), 100 * last / group.units, group))
+    for label, colour in (("groups that lose units", COLOURS["kept"]), ("groups left whole", COLOURS["muted"])):
+        axes.plot([], [], color=colour, linewidth=1.3, label=label)
     chosen = [group for group in groups if group.removed and np.isfinite(group.divergence(group.removed))]
     at = [max(float(group.divergence(group.removed)), FAINTEST) for group in chosen]
     shares = [100 * group.removed / group.units for group in chosen]
@@ -44,7 +46,7 @@ def draw_sensitivities(planned: Planned, canvas: Canvas) -> None:
     axes.set(xlabel="units of the group that go, %", xlim=(0, None))
     canvas.logarithmic(MOVED)
     _label_ends(ends, canvas)
-    canvas.legend_above()
+    canvas.legend_above(1 if canvas.narrow else 3)
 
 
 def _label_ends(ends: Sequence[tuple[float, float, PlannedGroup]], canvas: Canvas) -> None:

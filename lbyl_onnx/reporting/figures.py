@@ -40,6 +40,8 @@ DOTS = 200
 """An inch, in PNG files."""
 FEW_DECADES = 300
 """Logarithmic axes over less than this have numbers between the powers of ten."""
+PLACES = {"d", "x", "y", "transform"}
+"""Attributes that hold coordinates, for which hundredths of a point do."""
 STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.size": 9.5,
@@ -62,7 +64,7 @@ STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "legend.fontsize": 9.5,
 }
-MISSING = "needs {name}, which is not installed; pip install 'lbyl-onnx[report]'"
+MISSING = "pages and pictures need {name}, which is not installed; pip install 'lbyl-onnx[report]'"
 
 
 class Canvas:
@@ -108,23 +110,23 @@ class Canvas:
 
 @dataclass(frozen=True)
 class Picture:
-    """`name`: of its files; `title` and one sentence that `says` what there is to see; `draw`: puts it on axes of so
-    many inches of `height`."""
+    """`name`: of its files; `title` and one sentence that `says` what there is to see; `height`: in inches; `draw`:
+    puts it on axes."""
 
     name: str
     title: str
     says: str
+    height: float
     draw: Callable[[Canvas], None]
-    height: float = 3.1
 
 
-def require_report_libraries(parameter: str) -> None:
+def require_libraries() -> None:
     """Raise UsageError, which names the extra, where pages and pictures cannot be made."""
     try:
         import jinja2  # noqa: F401
         import matplotlib  # noqa: F401
     except ImportError as error:
-        raise UsageError(MISSING.format(name=error.name), parameter) from None
+        raise UsageError(MISSING.format(name=error.name)) from None
 
 
 def png(picture: Picture) -> bytes:
@@ -133,13 +135,14 @@ def png(picture: Picture) -> bytes:
 
     buffer = io.BytesIO()
     with rc_context(STYLE):
-        _drawn(picture, WIDE)[0].savefig(buffer, format="png", dpi=DOTS, metadata={"Title": picture.title})
+        figure, _ = _drawn(picture, WIDE)
+        figure.savefig(buffer, format="png", dpi=DOTS, facecolor=COLOURS["paper"], metadata={"Title": picture.title})
     return buffer.getvalue()
 
 
 def svg(picture: Picture) -> bytes:
     """The picture as an SVG file of its own."""
-    root = _vector(picture, WIDE)
+    root = _vector(picture, WIDE, COLOURS["paper"])
     return ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
 
 
@@ -161,14 +164,14 @@ def inline(picture: Picture, width: float) -> str:
 def _drawn(picture: Picture, width: float) -> tuple[Figure, Canvas]:
     from matplotlib.figure import Figure
 
-    figure = Figure((width, picture.height), layout="constrained", facecolor="none")
+    figure = Figure((width, picture.height), layout="constrained")
     canvas = Canvas(figure.subplots(), width == NARROW)
     canvas.axes.set_facecolor("none")
     picture.draw(canvas)
     return figure, canvas
 
 
-def _vector(picture: Picture, width: float) -> ElementTree.Element:
+def _vector(picture: Picture, width: float, paper: str = "none") -> ElementTree.Element:
     """The picture as SVG whose marks have titles; identifiers that nothing refers to are left out."""
     from matplotlib import rc_context
 
@@ -176,7 +179,7 @@ def _vector(picture: Picture, width: float) -> ElementTree.Element:
     with rc_context({**STYLE, "svg.hashsalt": f"{picture.name} {width}"}):
         figure, canvas = _drawn(picture, width)
         none = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(buffer, format="svg", metadata=none)
+        figure.savefig(buffer, format="svg", facecolor=paper, metadata=none)
     for prefix, address in (("", SVG), ("xlink", XLINK)):
         ElementTree.register_namespace(prefix, address)
     text = buffer.getvalue().decode()
@@ -191,4 +194,6 @@ def _vector(picture: Picture, width: float) -> ElementTree.Element:
             element.set("class", "mark")
         if name is not None and name not in used:
             del element.attrib["id"]
+        for place in PLACES.intersection(element.keys()):
+            element.set(place, re.sub(r"(\.\d\d)\d+", r"\1", element.get(place, "")))
     return root

@@ -9,12 +9,13 @@ from pathlib import Path
 
 from ..errors import UsageError, article
 from ..evaluation.records import Report
-from .figures import png, require_report_libraries, svg
+from .figures import png, require_libraries, svg
 from .page import page
-from .pictures import NAMES, pictures
+from .pictures import WORDS, pictures
 
 PAGES = (".html", ".htm")
 """Suffixes of pages; a report of any other name is JSON."""
+EXPECTED = "a record that `lbyl-onnx compress --report run.json` of this version wrote"
 
 
 def save_report(report: Report, path: str | Path, force: bool = False) -> None:
@@ -23,9 +24,22 @@ def save_report(report: Report, path: str | Path, force: bool = False) -> None:
     what makes pages is missing."""
     if not isinstance(path, str | Path):
         raise UsageError(f"is {article(type(path).__name__)}; expected the path of a file", "path")
-    if Path(path).exists() and not force:
-        raise UsageError(f"{path}: exists already; choose another name or give force=True to overwrite it")
-    write_whole({Path(path): rendered(report, Path(path)).encode()})
+    path = Path(path)
+    if path.exists() and not force:
+        raise UsageError(f"{path}: exists already; choose another name, or overwrite it with force")
+    if not path.parent.is_dir():
+        raise UsageError(f"{path}: the folder {path.parent} does not exist; create it or choose another")
+    write_whole({path: rendered(report, path)})
+
+
+def read_report(path: Path) -> Report:
+    """The record in a JSON file that `--report` or `save_report` wrote. Raises UsageError."""
+    try:
+        return Report.from_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror or error}; expected {EXPECTED}") from error
+    except ValueError as error:
+        raise UsageError(f"{path} is no report ({str(error).splitlines()[0]}); expected {EXPECTED}") from error
 
 
 def save_plots(report: Report, folder: str | Path, force: bool = False) -> tuple[Path, ...]:
@@ -34,7 +48,7 @@ def save_plots(report: Report, folder: str | Path, force: bool = False) -> tuple
     files = plots(report, Path(folder))
     there = next((path for path in files if path.exists()), None)
     if there is not None and not force:
-        raise UsageError(f"{there}: exists already; choose another folder or give force=True to overwrite it")
+        raise UsageError(f"{there}: exists already; choose another folder, or overwrite it with force")
     write_whole(files)
     return tuple(files)
 
@@ -44,14 +58,15 @@ def is_page(path: Path) -> bool:
     return path.suffix.lower() in PAGES
 
 
-def rendered(report: Report, path: Path) -> str:
+def rendered(report: Report, path: Path) -> bytes:
     """What belongs into a report of this name."""
-    return page(report) if is_page(path) else report.to_json() + "\n"
+    text = page(report) if is_page(path) else report.to_json() + "\n"
+    return text.encode("utf-8", "backslashreplace")
 
 
 def plots(report: Report, folder: Path) -> dict[Path, bytes]:
     """What belongs into a folder of pictures, by path."""
-    require_report_libraries("plot")
+    require_libraries()
     kinds = {"svg": svg, "png": png}
     found = pictures(report)
     return {folder / f"{name}.{kind}": made(found[name]) for name in found for kind, made in kinds.items()}
@@ -59,7 +74,7 @@ def plots(report: Report, folder: Path) -> dict[Path, bytes]:
 
 def plot_paths(folder: Path) -> tuple[Path, ...]:
     """All files that a folder of pictures may come to hold."""
-    return tuple(folder / f"{name}.{kind}" for name in NAMES for kind in ("svg", "png"))
+    return tuple(folder / f"{name}.{kind}" for name in WORDS for kind in ("svg", "png"))
 
 
 def write_whole(files: Mapping[Path, bytes]) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from scipy.stats import binomtest
-
 from ..calibration.photographs import FITTED, HELD_OUT, available, credited
 from ..calibration.samples import is_made_up
 from ..evaluation.records import GroupReport, Report, Validation
@@ -47,14 +45,12 @@ def both_models(report: Report) -> list[Row]:
 def _measured(validation: Validation) -> Iterator[Row]:
     before, after = validation.latency_before_ms, validation.latency_after_ms
     note = f"medians of single runs in turns, batch {validation.latency_batch}, {validation.provider}"
-    yield Row("latency", f"{before:,.3g} ms", f"{after:,.3g} ms", change(before, after), note)
+    yield Row("latency", f"{before:,.4g} ms", f"{after:,.4g} ms", change(before, after), note)
     if validation.accuracy_before is not None and validation.accuracy_after is not None:
         before, after = validation.accuracy_before, validation.accuracy_after
-        shares = [f"{100 * share:.1f} %" for share in (before, after)]
-        note = "; ".join(
-            f"{side} {_interval(share, validation.samples)}" for side, share in (("before", before), ("after", after))
-        )
-        yield Row("accuracy", *shares, f"{100 * (after - before):+.1f} points", note)
+        note = f"before {_interval(before, validation.samples)}, after {_interval(after, validation.samples)}"
+        points = f"{100 * (after - before):+.1f} points"
+        yield Row("accuracy", f"{100 * before:.1f} %", f"{100 * after:.1f} %", points, note)
     for output in validation.outputs:
         name = f" of {output.name}" if len(validation.outputs) > 1 else ""
         if output.classes is not None:
@@ -70,6 +66,8 @@ def _measured(validation: Validation) -> Iterator[Row]:
 
 def _interval(share: float, samples: int) -> str:
     """The 95 % interval of a share of samples by Wilson's score."""
+    from scipy.stats import binomtest  # slow to import
+
     found = binomtest(round(share * samples), samples).proportion_ci(CONFIDENCE, method="wilson")
     return f"95 %: {100 * found.low:.1f} to {100 * found.high:.1f} %"
 

@@ -9,7 +9,7 @@ from pathlib import PurePath
 from ..evaluation.records import Report
 from ..evaluation.tables import cut_summary, measured_on, printable
 from .command import command, from_memory
-from .figures import NARROW, WIDE, inline, require_report_libraries
+from .figures import NARROW, WIDE, inline, require_libraries
 from .findings import MEANINGS, both_models, group_rows, photograph_credits
 from .network import layer_in_words
 from .pictures import pictures
@@ -21,7 +21,7 @@ def page(report: Report) -> str:
     """The report as HTML. Whatever comes from a model, such as names of nodes, is text and never markup; the page's own
     policy lets nothing be loaded and no script run but its own. Raises UsageError where jinja2 or matplotlib is
     missing."""
-    require_report_libraries("report")
+    require_libraries()
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -46,7 +46,7 @@ def page(report: Report) -> str:
         pictures=drawn,
         layers=[layer_in_words(number, layer) for number, layer in enumerate(report.layers, 1)],
         groups=group_rows(report),
-        command=printable(command(report)),
+        command=command(report),
         from_memory=from_memory(report),
         credits=photograph_credits(report),
         printable=printable,

@@ -15,15 +15,17 @@ BAR = 0.42
 def draw_left(report: Report, canvas: Canvas) -> None:
     """A bar for each cost: what is left of the original's, in per cent."""
     axes, old, new = canvas.axes, report.input, report.output
-    costs: list[tuple[str, float, float]] = [
-        ("bytes", old.bytes, new.bytes),
-        ("parameters", old.parameters, new.parameters),
-        ("MACs", old.macs, new.macs),
+    rows: list[tuple[str, float, float, str]] = [
+        (name, before, after, f"{compact(before)} → {compact(after)}")
+        for name, before, after in (
+            ("bytes", old.bytes, new.bytes),
+            ("parameters", old.parameters, new.parameters),
+            ("MACs", old.macs, new.macs),
+        )
     ]
-    rows = [(name, before, after, f"{compact(before)} → {compact(after)}") for name, before, after in costs]
-    if report.validation is not None:
-        before, after = report.validation.latency_before_ms, report.validation.latency_after_ms
-        rows.append(("latency", before, after, f"{before:.3g} → {after:.3g} ms"))
+    if (found := report.validation) is not None:
+        times = found.latency_before_ms, found.latency_after_ms
+        rows.append(("latency", *times, "{:.3g} → {:.3g} ms".format(*times)))
     most = 100.0
     for place, (name, before, after, numbers) in enumerate(rows):
         share = 100 * after / before if before else 100.0
