@@ -40,7 +40,7 @@ DOTS = 200
 """An inch, in PNG files."""
 FEW_DECADES = 300
 """Logarithmic axes over less than this have numbers between the powers of ten."""
-PLACES = {"d", "x", "y", "transform"}
+PLACES = {"d", "x", "y", "width", "height", "transform"}
 """Attributes that hold coordinates, for which hundredths of a point do."""
 STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
@@ -74,9 +74,9 @@ class Canvas:
         self.axes, self.narrow = axes, narrow
         self.titles: dict[str, str] = {}
 
-    def mark(self, artist: Artist, text: str) -> None:
+    def mark(self, artist: Artist, text: str, kind: str = "shape") -> None:
         """Something drawn stands for what the text says."""
-        name = f"mark-{len(self.titles)}"
+        name = f"{kind}-{len(self.titles)}"
         artist.set_gid(name)
         self.titles[name] = text
 
@@ -105,7 +105,8 @@ class Canvas:
     def columns(self, texts: list[str]) -> None:
         """Columns of full height around 1, 2, ..., nothing to see, each of which says a text."""
         for number, text in enumerate(texts, 1):
-            self.mark(self.axes.axvspan(number - 0.5, number + 0.5, facecolor=COLOURS["ink"], alpha=0), text)
+            column = self.axes.axvspan(number - 0.5, number + 0.5, facecolor=COLOURS["ink"], alpha=0)
+            self.mark(column, text, "column")
 
 
 @dataclass(frozen=True)
@@ -154,11 +155,14 @@ def inline(picture: Picture, width: float) -> str:
     root.set("class", "narrow" if width == NARROW else "wide")
     root.set("role", "group")
     root.set("aria-label", picture.title)
-    text = ElementTree.tostring(root, encoding="unicode")
-    text = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", text)
-    for role, colour in COLOURS.items():
-        text = text.replace(colour, f"var(--{role})")
-    return text
+    for element in root.iter():
+        style = re.sub(r"font-family: [^;]*(; )?", "", element.get("style", ""))
+        style = re.sub(r"font: ([\d.]+px) [^;]*", r"font-size: \1", style)
+        for role, colour in COLOURS.items():
+            style = style.replace(colour, f"var(--{role})")
+        if style:
+            element.set("style", style)
+    return ElementTree.tostring(root, encoding="unicode")
 
 
 def _drawn(picture: Picture, width: float) -> tuple[Figure, Canvas]:
@@ -191,7 +195,7 @@ def _vector(picture: Picture, width: float, paper: str = "none") -> ElementTree.
             title = ElementTree.Element(f"{{{SVG}}}title")
             title.text = canvas.titles[name]
             element.insert(0, title)
-            element.set("class", "mark")
+            element.set("class", f"mark {name.partition('-')[0]}")
         if name is not None and name not in used:
             del element.attrib["id"]
         for place in PLACES.intersection(element.keys()):

@@ -93,8 +93,8 @@ def write_whole(files: Mapping[Path, bytes]) -> None:
                 fresh += [] if target.exists() else [target]
                 os.replace(draft, target)
     except BaseException as error:
-        for path in reversed(fresh):
-            path.rmdir() if path.is_dir() else path.unlink(missing_ok=True)
+        for made in reversed(fresh):
+            made.rmdir() if made.is_dir() else made.unlink(missing_ok=True)
         if isinstance(error, OSError):
             raise UsageError(f"{path}: cannot be written ({error.strerror}); choose another place") from None
         raise

@@ -24,7 +24,7 @@ WORDS = {
     ),
     "sensitivity": (
         "What each group of channels is worth",
-        "Each line is a group of channels that can only go together; the higher it runs, the more the outputs suffer "
+        "Each line is a group of channels that the same layers make; the higher it runs, the more the outputs suffer "
         "without that share of it, and the points show how much this run took.",
         3.6,
     ),
