@@ -43,9 +43,9 @@ class PlanReport:
 
 
 def carried_out(report: PlanReport) -> Planned:
-    """What a plan that was carried out had expected; a group that loses more than its curve knows of adds nothing."""
-    expected = [float(group.divergence(group.removed)) for group in report.groups if group.removed]
-    return Planned(report.groups, report.frontier, float(np.sum(expected, where=np.isfinite(expected))))
+    """What a plan that was carried out had expected."""
+    expected = sum(float(group.divergence(group.removed)) for group in report.groups if group.removed)
+    return Planned(report.groups, report.frontier, expected)
 
 
 def read_plan(source: PlanReport | str | Path) -> PlanReport:

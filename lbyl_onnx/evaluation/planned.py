@@ -32,9 +32,9 @@ class PlannedGroup:
 
     def divergence(self, removed: np.ndarray | int) -> np.ndarray:
         """What the outputs are expected to move by without so many units, float64 of their shape; infinite beyond the
-        curve. A group without one has none to tell, nan."""
+        curve, or where there is none."""
         if not self.curve:
-            return np.where(np.asarray(removed) > 0, np.nan, 0.0)
+            return np.where(np.asarray(removed) > 0, np.inf, 0.0)
         return Curve(*(np.array(column) for column in zip(*self.curve, strict=True))).at(np.asarray(removed))
 
 
@@ -53,8 +53,9 @@ class FrontierPoint:
 @dataclass(frozen=True)
 class Planned:
     """The plan that was carried out. `groups`: in the model's order; `frontier`: from light budgets to heavy ones;
-    `divergence`: how far the outputs are expected to move (`Validation.divergence`: how far they did);
-    `latency_before_ms`, `latency_after_ms`: expected of both models, None where no latency was asked for."""
+    `divergence`: how far the outputs are expected to move (`Validation.divergence`: how far they did), infinite where
+    the plan goes beyond what was measured; `latency_before_ms`, `latency_after_ms`: expected of both models, None where
+    no latency was asked for."""
 
     groups: tuple[PlannedGroup, ...]
     frontier: tuple[FrontierPoint, ...]

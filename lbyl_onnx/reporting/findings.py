@@ -91,7 +91,8 @@ def group_rows(report: Report) -> list[GroupRow]:
     found = []
     for group in report.groups:
         plan, gone = expected.get(group.name), group.units_before - group.units_after
-        moved = "" if plan is None or not gone or not plan.curve else f"{float(plan.divergence(plan.removed)):.3g}"
+        cost = 0.0 if plan is None or not gone else float(plan.divergence(plan.removed))
+        moved = "not measured" if cost == float("inf") else f"{cost:.3g}" if cost else ""
         error = "" if group.errors.ware is None else f"{group.errors.ware:.3g}"
         row = (group.units_before, group.units_after, compact(group.macs), moved, error)
         found.append(GroupRow(group.name, *row, _note(group, gone)))

@@ -50,6 +50,7 @@ def page(report: Report) -> str:
         from_memory=from_memory(report),
         credits=photograph_credits(report),
         printable=printable,
+        unknown=float("inf"),
         script=Markup(script),
         script_hash=f"sha256-{digest}",
     )

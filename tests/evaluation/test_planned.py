@@ -65,6 +65,15 @@ def test_a_plan_that_was_carried_out_is_kept(plan, tmp_path):
     assert Report.from_json(report.to_json()) == report
 
 
+def test_a_plan_that_goes_beyond_what_was_measured_expects_anything(plan):
+    first = next(group for group in plan.groups if group.curve and len(group.order) > group.curve[-1][0])
+    far = replace(first, removed=first.curve[-1][0] + 1)
+    edited = replace(plan, groups=tuple(far if group is first else group for group in plan.groups))
+    report = lbyl_onnx.compress(CNN, plan=edited, samples=SAMPLES, validation=False).report
+    assert report.planned.divergence == np.inf and report.options.plan == "given"
+    assert Report.from_json(report.to_json()) == report
+
+
 def test_groups_that_lose_the_same_share_have_no_plan():
     report = uniform.compress(CNN, 0.4, validation=False).report
     assert report.planned is None and report.options.plan is None
@@ -110,4 +119,4 @@ def test_a_planner_without_curves_has_nothing_to_tell():
 
 def test_a_group_without_a_curve_says_so():
     group = PlannedGroup("g", ("g",), 8, 1, 0)
-    assert group.divergence(0) == 0 and np.isnan(group.divergence(np.array([0, 2]))[1])
+    assert group.divergence(0) == 0 and list(group.divergence(np.array([0, 2]))) == [0, np.inf]

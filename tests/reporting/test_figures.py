@@ -3,6 +3,7 @@
 import builtins
 import io
 import re
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -57,6 +58,24 @@ def test_names_are_neither_markup_nor_mathematics():
             *("svg", "defs", "style", "g", "path", "use", "text", "title", "clipPath", "rect", "tspan")
         }
         assert any(EVIL in (title.text or "") for title in root.iter(f"{{{SVG}}}title"))
+
+
+def said_by(report, name):
+    """What the marks of one picture say."""
+    return [title.text for title in ElementTree.fromstring(svg(pictures(report)[name])).iter(f"{{{SVG}}}title")]
+
+
+def test_what_was_predicted_and_measured_is_shown():
+    report = recorded()
+    first, *others = report.planned.frontier
+    points = (replace(first, measured=0.125), *others)
+    planned = replace(report.planned, frontier=points, latency_before_ms=2.0, latency_after_ms=1.5)
+    report = replace(report, planned=planned)
+    assert "result: 1.5 ms were predicted" in said_by(report, "latency")
+    assert "0.125 (measured)" in said_by(report, "frontier")[0]
+    assert [text[-11:] for text in said_by(report, "frontier")[-2:]] == ["(predicted)", " (measured)"]
+    unknown = replace(report, planned=replace(planned, divergence=np.inf))
+    assert len(said_by(unknown, "frontier")) == len(points) + 1
 
 
 def test_identifiers_differ_between_the_pictures_of_a_page():
