@@ -15,9 +15,12 @@ FAINTEST = 1e-4
 """The least divergence that is drawn."""
 MOVED = "how far the outputs move"
 POINTS = 14
+"""Of a line, beside those that were measured."""
 MOST_LABELS, MOST_SENSITIVE = 6, 3
 LABEL = 22
 """Characters of a name."""
+LINES = 16
+"""Of text, from the bottom of the picture to the top."""
 
 
 def measured_groups(planned: Planned) -> list[PlannedGroup]:
@@ -31,7 +34,8 @@ def draw_sensitivities(planned: Planned, canvas: Canvas) -> None:
     ends = []
     for group in sorted(groups, key=lambda group: group.removed > 0):
         last = group.curve[-1][0]
-        removed = np.geomspace(group.curve[0][0] / 4, last, POINTS)
+        known = [*(each for each, _ in group.curve), min(group.removed, last) or last]
+        removed = np.union1d(np.geomspace(group.curve[0][0] / 4, last, POINTS), known)
         moved = np.maximum(group.divergence(removed), FAINTEST)
         colour = COLOURS["kept"] if group.removed else COLOURS["muted"]
         (line,) = axes.plot(100 * removed / group.units, moved, color=colour, linewidth=1.3, alpha=0.7)
@@ -54,15 +58,16 @@ def _label_ends(ends: Sequence[tuple[float, float, PlannedGroup]], canvas: Canva
     if canvas.narrow or not ends:
         return
     ends = sorted(ends, key=lambda end: end[0])
-    low, high = np.log10([ends[0][0], ends[-1][0]])
+    low, high = np.log10(canvas.axes.get_ylim())
     chosen = ends if len(ends) <= MOST_LABELS else ends[-MOST_SENSITIVE:]
-    gap, least = max((high - low) / 14, 0.02), -np.inf
+    gap, least = (high - low) / LINES, -np.inf
     for value, share, group in chosen:
         least = max(np.log10(value), least + gap)
         name = shorten(printable(group.name), LABEL)
         canvas.axes.annotate(
             name, (share, 10**least), (5, 0), textcoords="offset points", va="center", color=COLOURS["muted"]
         )
+    canvas.axes.set_ylim(top=10 ** max(high, least + gap / 2))
 
 
 def curve_in_words(group: PlannedGroup) -> str:

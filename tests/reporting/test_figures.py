@@ -78,6 +78,14 @@ def test_what_was_predicted_and_measured_is_shown():
     assert len(said_by(unknown, "frontier")) == len(points) + 1
 
 
+def test_few_groups_are_named_beside_their_lines():
+    named = {group.name for group in recorded().planned.groups if group.curve}
+    texts = {
+        text.text for text in ElementTree.fromstring(svg(pictures(recorded())["sensitivity"])).iter(f"{{{SVG}}}text")
+    }
+    assert len(named) == 4 and named <= texts
+
+
 def test_identifiers_differ_between_the_pictures_of_a_page():
     names = re.findall(r' id="([^"]+)"', page_of("whole"))
     assert len(names) == len(set(names)) > 0
