@@ -1,8 +1,8 @@
 """How pictures are drawn: once, by matplotlib, for files and for the page.
 
-matplotlib's SVG needs no script, prints, weighs 10 to 60 kB a picture and leaves texts as texts, which readers,
-screen readers and searches find; the same code gives PNG files. plotly (4 MB of script in every page) and vega-embed
-(0.8 MB, on a canvas) would bring zooming that five small pictures do not need. What they miss here is added to the SVG:
+matplotlib's SVG needs no script, prints, and leaves texts as texts, which readers, screen readers and searches find; the
+same code gives PNG files. plotly and vega-embed would put a large script into every page, for zooming that six small
+pictures do not need, and vega-embed draws on a canvas unless told otherwise. What they would add is added to the SVG here:
 a `<title>` for every bar, line or point that stands for something, and colours that follow the page's theme.
 
 Names of nodes are never read as mathematics, and only ElementTree writes them into SVG.
