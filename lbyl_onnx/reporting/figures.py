@@ -1,8 +1,8 @@
 """How pictures are drawn: once, by matplotlib, for files and for the page.
 
-matplotlib's SVG needs no script, prints, and leaves texts as texts, which readers, screen readers and searches find; the
-same code gives PNG files. plotly and vega-embed would put a large script into every page, for zooming that six small
-pictures do not need, and vega-embed draws on a canvas unless told otherwise. What they would add is added to the SVG here:
+matplotlib's SVG needs no script, prints, and leaves texts as texts, which readers, screen readers and searches find;
+the same code gives PNG files. plotly and vega-embed would put a large script into every page, for zooming that six
+small pictures do not need, and vega-embed draws on a canvas unless told otherwise. What they would add is added here:
 a `<title>` for every bar, line or point that stands for something, and colours that follow the page's theme.
 
 Names of nodes are never read as mathematics, and only ElementTree writes them into SVG.
