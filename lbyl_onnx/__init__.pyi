@@ -1,7 +1,8 @@
 from .compression import CompressionResult, compress
 from .errors import LbylError, ModelError, NothingToRemove, UsageError, ValidationFailed
 from .evaluation.inspection import inspect
-from .evaluation.plan_file import FrontierPoint, PlannedGroup, PlanReport
+from .evaluation.plan_file import PlanReport
+from .evaluation.planned import FrontierPoint, Planned, PlannedGroup
 from .evaluation.planning import plan
 from .evaluation.records import (
     ClassComparison,
@@ -9,6 +10,7 @@ from .evaluation.records import (
     GroupReport,
     Inspection,
     LayerErrors,
+    LayerReport,
     OutputComparison,
     Report,
     Validation,
@@ -20,6 +22,7 @@ from .model.reading import load
 from .model.writing import save
 from .options import Limits, Normalisation, Options, PruneOptions, RunOptions, SampleOptions
 from .progress import Progress
+from .reporting.files import save_plots, save_report
 from .restoration.methods import Outcome
 
 __version__: str
@@ -32,6 +35,7 @@ __all__ = [
     "GroupReport",
     "Inspection",
     "LayerErrors",
+    "LayerReport",
     "LbylError",
     "Limits",
     "Model",
@@ -42,6 +46,7 @@ __all__ = [
     "Outcome",
     "OutputComparison",
     "PlanReport",
+    "Planned",
     "PlannedGroup",
     "Progress",
     "PruneOptions",
@@ -57,5 +62,7 @@ __all__ = [
     "load",
     "plan",
     "save",
+    "save_plots",
+    "save_report",
     "validate",
 ]

@@ -17,14 +17,15 @@ from .calibration.samples import EXPECTED, Calibration, calibrate, is_made_up
 from .calibration.synthetic import AUTO
 from .calibration.user_samples import Source, check_source
 from .channels.groups import Analysis
-from .errors import MeasurementFailed, ModelError, NothingToRemove, UsageError, ValidationFailed, counted
-from .evaluation.advice import damage_warnings, option_warnings, speed_warnings, why_nothing
+from .errors import MeasurementFailed, ModelError, NothingToRemove, UsageError, ValidationFailed
+from .evaluation.advice import damage_warnings, option_warnings, ranked_otherwise, speed_warnings, why_nothing
 from .evaluation.drop import Judge, judge_of, within_drop
 from .evaluation.fast_enough import Made, fast_enough
-from .evaluation.inspection import analyse_for, analysed, file_report, group_reports
+from .evaluation.inspection import analyse_for, analysed, file_report, group_reports, layer_reports
 from .evaluation.judging import NO_LABELS, Judging
 from .evaluation.layer_errors import measure_errors
-from .evaluation.plan_file import PlanReport, executed, read_plan
+from .evaluation.plan_file import PlanReport, carried_out, executed, read_plan
+from .evaluation.planned import planned as planned_by
 from .evaluation.records import LayerErrors, Report, Validation, Versions
 from .evaluation.rounds import Result, in_two_rounds
 from .evaluation.validation import check_finite, compare
@@ -162,6 +163,7 @@ def compress(
         None if evaluation is None else str(evaluation) if isinstance(evaluation, str | Path) else "arrays",
         validation,
         layer_errors,
+        None if plan is None else str(plan) if isinstance(plan, str | Path) else "given",
     )
     return _Compression(load(model), options, calibration, evaluation, Telling(progress)).run(planned)
 
@@ -216,6 +218,8 @@ class _Compression:
                 *speed_warnings(made.validation, self.options.prune),
                 *damage_warnings(made.validation, self.options),
             ),
+            layers=layer_reports(analysis, made.plan.kept),
+            planned=planned_by(planner, made.plan) if planned is None else carried_out(planned),
         )
         return CompressionResult(made.restored.model, report)
 
@@ -281,14 +285,7 @@ class _Compression:
         plan = within_drop(planner, targets, judge) if judge else in_two_rounds(planner, targets, result)
         if plan.removes_nothing:
             raise NothingToRemove(why_nothing(self.source, [choice.reason for choice in plan.choices], prune))
-        others = sorted({choice.criterion for choice in plan.choices if choice.criterion} - {prune.criterion})
-        if others:
-            count = sum(choice.criterion in others for choice in plan.choices)
-            have, were = ("has", "it was") if count == 1 else ("have", "they were")
-            self.warnings.append(
-                f"{counted(count, 'group')} {have} no consumer whose input {prune.criterion} can measure; {were} "
-                f"ranked by {', '.join(others)}"
-            )
+        self.warnings += ranked_otherwise([choice.criterion for choice in plan.choices], prune)
         return plan
 
     def restore(self, analysis: Analysis, plan: Plan, calibration: Calibration | None) -> tuple[RestoreTask, Restored]:

@@ -124,9 +124,19 @@ MaxDataDrop = Annotated[
 ]
 ReportFile = Annotated[
     Path | None,
-    typer.Option(metavar="PATH.json", help="Write a full record here (-: standard output), with layers' errors."),
+    typer.Option(
+        metavar="PATH.html|PATH.json",
+        help="Write a page to read (.html), or a full record (-: standard output), with layers' errors.",
+    ),
 ]
-Force = Annotated[bool, typer.Option("--force", help="Overwrite OUT and the report, even where OUT is IN.")]
+PlotFolder = Annotated[
+    Path | None, typer.Option("--plot", metavar="DIR", help="Write the page's pictures here, as SVG and PNG files.")
+]
+Recorded = Annotated[
+    Path, typer.Argument(readable=False, metavar="RUN.json", help="What compress --report wrote as JSON.")
+]
+Page = Annotated[Path, typer.Argument(readable=False, metavar="OUT.html", help="Where the page goes.")]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite OUT, the report and pictures, even where OUT is IN.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but warnings and errors.")]
 NoValidate = Annotated[bool, typer.Option("--no-validate", help="Do not run the result against the original.")]
 

@@ -16,6 +16,7 @@ from ..evaluation.verdict import check_limits
 from ..model.model import Model
 from ..model.reading import load
 from ..options import Limits
+from ..reporting.files import read_report
 from .arguments import (
     Allocation,
     Budgets,
@@ -43,11 +44,14 @@ from .arguments import (
     MinSqnr,
     NoValidate,
     Original,
+    Page,
     PlanFile,
     PlanTarget,
+    PlotFolder,
     Provider,
     Quiet,
     Ratio,
+    Recorded,
     ReportFile,
     Restore,
     RoundTo,
@@ -64,7 +68,7 @@ from .arguments import (
     parse_targets,
 )
 from .screen import STANDARD, console, print_agreement, print_compression, print_error, progress, waiting
-from .targets import check_plan, check_targets, write_plan, write_result
+from .targets import check_page, check_plan, check_plot, check_targets, write_plan, write_record, write_result
 
 
 def compress(
@@ -97,6 +101,7 @@ def compress(
     min_sqnr: MinSqnr = None,
     max_drop: MaxDrop = None,
     report: ReportFile = None,
+    plot: PlotFolder = None,
     force: Force = False,
     quiet: Quiet = False,
     no_validate: NoValidate = False,
@@ -106,7 +111,7 @@ def compress(
     Exit codes: 0 done, 1 internal error, 2 wrong usage, 3 unreadable or invalid model, 4 nothing could be removed,
     5 the result failed validation, 130 interrupted. Unless it is 0, nothing is written.
     """
-    check_targets(source, target, report, force)
+    check_targets(source, target, report, plot, force)
     with progress(quiet) as tell:
         result = compression.compress(
             _read(source),
@@ -135,10 +140,10 @@ def compress(
             min_sqnr=min_sqnr,
             max_drop=max_drop,
             validation=not no_validate,
-            layer_errors=report is not None,
+            layer_errors=report is not None or plot is not None,
             progress=tell,
         )
-        record, written = write_result(result, target, report, force)
+        record, written = write_result(result, target, report, plot, force)
     if not quiet:
         print_compression(console(stderr=STANDARD in (target, report)), record, written)
     for warning in record.warnings:
@@ -199,6 +204,17 @@ def plan(
     screen.print(tables.frontier_table(found))
     if json is not None:
         write_plan(found, json)
+
+
+def report(record: Recorded, page: Page, plot: PlotFolder = None, force: Force = False) -> None:
+    """Make a page to read of what `compress --report RUN.json` recorded.
+
+    Exit codes: 0 done, 1 internal error, 2 wrong usage, 130 interrupted.
+    """
+    check_page(record, page, force)
+    if plot is not None:
+        check_plot(record, plot, force)
+    write_record(read_report(record), page, plot)
 
 
 def inspect(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ..budgets import DROP
 from ..calibration.samples import is_made_up
 from ..calibration.user_samples import is_folder
@@ -78,6 +80,19 @@ def _why_no_group(model: Model) -> str:
     if found:
         return f"the weights of its {' and '.join(found)} nodes are {QUANTISED}"
     return "it has no Conv, Gemm or MatMul weight whose output channels feed another one"
+
+
+def ranked_otherwise(criteria: Sequence[str | None], options: PruneOptions) -> list[str]:
+    """Which groups the criterion could not rank. `criteria`: what ranked each group, None where nothing did."""
+    others = sorted({criterion for criterion in criteria if criterion} - {options.criterion})
+    if not others:
+        return []
+    count = sum(criterion in others for criterion in criteria)
+    have, were = ("has", "it was") if count == 1 else ("have", "they were")
+    return [
+        f"{counted(count, 'group')} {have} no consumer whose input {options.criterion} can measure; {were} "
+        f"ranked by {', '.join(others)}"
+    ]
 
 
 def damage_warnings(validation: Validation | None, options: Options) -> tuple[str, ...]:

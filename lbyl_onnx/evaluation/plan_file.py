@@ -11,39 +11,10 @@ from ..channels.groups import Analysis
 from ..errors import UsageError, article
 from ..options import Options
 from ..selection.plan import Choice, Plan, emptied
-from ..selection.planner import Planner
+from .planned import FrontierPoint, Planned, PlannedGroup
 from .records import FileReport, Versions, from_json, to_json
 
 EXPECTED = "a plan that `lbyl-onnx plan --json` wrote for this model"
-
-
-@dataclass(frozen=True)
-class PlannedGroup:
-    """One group. `producers`: node names; `macs`: of its producers and consumers; `removed`: how many units are to go,
-    which may be changed by hand, the first ones of `order`; `curve`: numbers of units and what the outputs are expected
-    to move by without them (`selection.sensitivity.Curve`); `reason`: why none may go, None where they may."""
-
-    name: str
-    producers: tuple[str, ...]
-    units: int
-    macs: int
-    removed: int
-    order: tuple[int, ...] = ()
-    curve: tuple[tuple[int, float], ...] = ()
-    reason: str | None = None
-
-
-@dataclass(frozen=True)
-class FrontierPoint:
-    """What a budget would cost. `share`: of the multiply-accumulates that stay; `predicted`: how far the outputs are
-    expected to move, the groups' own shares added up; `measured`: how far they did, None where that was not tried. Both
-    are of a plan in one round (`evaluation.rounds`)."""
-
-    share: float
-    macs: int
-    parameters: int
-    predicted: float
-    measured: float | None = None
 
 
 @dataclass(frozen=True, repr=False)
@@ -71,29 +42,10 @@ class PlanReport:
         return from_json(cls, text)
 
 
-def planned_groups(planner: Planner, plan: Plan) -> tuple[PlannedGroup, ...]:
-    """One record for each group, with the order in which a planner lets its units go."""
-    found, known = [], planner.known
-    for number, choice in enumerate(plan.choices):
-        group, ranked, curve = choice.group, known.ranked.get(number), known.curves.get(number)
-        order: list[int] = []
-        if ranked is not None:
-            scores = np.where(group.free, ranked.ranking.importance, np.inf)
-            order = np.argsort(scores, kind="stable")[: int(np.isfinite(scores).sum())].tolist()
-        points = zip(curve.removed.tolist(), curve.divergence.tolist(), strict=True) if curve else ()
-        found.append(
-            PlannedGroup(
-                name=group.name,
-                producers=tuple(axis.name for axis in group.producers),
-                units=group.units,
-                macs=group.macs,
-                removed=int(choice.removed.sum()),
-                order=tuple(order),
-                curve=tuple(points),
-                reason=choice.reason,
-            )
-        )
-    return tuple(found)
+def carried_out(report: PlanReport) -> Planned:
+    """What a plan that was carried out had expected."""
+    expected = sum(float(group.divergence(group.removed)) for group in report.groups if group.removed)
+    return Planned(report.groups, report.frontier, expected)
 
 
 def read_plan(source: PlanReport | str | Path) -> PlanReport:

@@ -13,6 +13,7 @@ import numpy as np
 from ..errors import counted
 from ..options import Options
 from ..restoration.methods import Outcome
+from .planned import Planned
 
 Record = TypeVar("Record")
 
@@ -27,6 +28,18 @@ class FileReport:
     parameters: int
     macs: int
     bytes: int
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """One layer of weights, by its node: `op`, channels of its output and multiply-accumulates, before and after."""
+
+    name: str
+    op: str
+    channels_before: int
+    channels_after: int
+    macs_before: int
+    macs_after: int
 
 
 @dataclass(frozen=True)
@@ -137,7 +150,8 @@ class Validation:
     """Both models side by side in onnxruntime. Latencies are medians in milliseconds of one run of the same
     `latency_batch` samples; accuracies are top-1 in [0, 1], None without labels. `free_outputs`: names of those that
     cannot be compared, as their sizes follow values and differ. `verdict`: what the outputs say, None where there is
-    none to compare; `warnings`: sentences a user should read."""
+    none to compare; `warnings`: sentences a user should read; `latency_quantiles_ms`: of single runs of the original
+    and of the result, from the shortest to the longest, in equal shares of the runs."""
 
     provider: str
     data: str
@@ -151,6 +165,7 @@ class Validation:
     free_outputs: tuple[str, ...] = ()
     verdict: Verdict | None = None
     warnings: tuple[str, ...] = ()
+    latency_quantiles_ms: tuple[tuple[float, ...], tuple[float, ...]] = ((), ())
 
     def __repr__(self) -> str:
         worst = min((output.sqnr_db for output in self.outputs), default=float("inf"))
@@ -164,6 +179,13 @@ class Validation:
     def speedup(self) -> float:
         """Latency of the original over latency of the result."""
         return self.latency_before_ms / self.latency_after_ms
+
+    @property
+    def divergence(self) -> float:
+        """How far the outputs moved: the divergence of classes, or the error's share of the energy, averaged over the
+        outputs."""
+        moved = [output.error_share if output.classes is None else output.classes.divergence for output in self.outputs]
+        return float(np.mean(moved)) if moved else 0.0
 
 
 @dataclass(frozen=True, repr=False)
@@ -195,7 +217,8 @@ class Versions:
 class Report:
     """What `compress` did. `options`: what was asked for, enough to repeat the run; `calibration`: what activations
     were measured on (None: not measured); `fallbacks`: what was done otherwise than asked, and why; `seconds`: the
-    wall time of the call; `warnings`: sentences a user should read."""
+    wall time of the call; `warnings`: sentences a user should read; `layers`: in the graph's order; `planned`: what was
+    expected of the plan, None where all groups lost the same share."""
 
     versions: Versions
     options: Options
@@ -207,6 +230,8 @@ class Report:
     seconds: float
     fallbacks: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    layers: tuple[LayerReport, ...] = ()
+    planned: Planned | None = None
 
     def __repr__(self) -> str:
         before, after = self.input, self.output

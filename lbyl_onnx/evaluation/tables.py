@@ -10,8 +10,8 @@ from rich.table import Table
 
 from ..errors import counted
 from ..restoration.methods import RESTORATIONS
-from ..selection.sensitivity import Curve
-from .plan_file import PlannedGroup, PlanReport
+from .plan_file import PlanReport
+from .planned import PlannedGroup
 from .records import GroupReport, Inspection, Report, Validation
 
 Row = tuple[str, ...]
@@ -77,8 +77,7 @@ def sparkline(group: PlannedGroup) -> str:
     a dot where that was not measured."""
     if not group.curve:
         return ""
-    curve = Curve(*(np.array(column) for column in zip(*group.curve, strict=True)))
-    values = curve.at(np.arange(1, len(BARS)) * group.units / len(BARS))
+    values = group.divergence(np.arange(1, len(BARS)) * group.units / len(BARS))
     reach = np.log(LOUDEST / FAINTEST)
     places = np.clip(np.log(np.maximum(values, FAINTEST) / FAINTEST) / reach * len(BARS), 0, len(BARS) - 1)
     return "".join(BARS[int(place)] if np.isfinite(value) else "." for place, value in zip(places, values, strict=True))

@@ -23,7 +23,7 @@ from ..model.tensors import is_floating
 from ..options import Normalisation, RunOptions, SampleOptions
 from .advice import unused_beside_data
 from .comparison import Comparison
-from .latency import latencies
+from .latency import latencies, quantiles
 from .records import Validation
 from .verdict import verdict
 
@@ -99,7 +99,7 @@ def compare(original: Model, compressed: Source, evaluation: SampleSet, runtime:
     feed = next(feed_batches(before, evaluation.inputs, limit=1))
     comparison = Comparison(evaluation, rows_of(feed))
     comparison.run(before, after)
-    latency_before, latency_after = latencies(before, after, feed, comparison.seconds)
+    before_ms, after_ms = latencies(before, after, feed, comparison.seconds).T
     outputs = tuple(errors.result() for errors in comparison.outputs.values())
     accuracies = comparison.accuracy("before"), comparison.accuracy("after")
     return Validation(
@@ -109,11 +109,12 @@ def compare(original: Model, compressed: Source, evaluation: SampleSet, runtime:
         outputs=outputs,
         free_outputs=tuple(sorted(comparison.free)),
         latency_batch=rows_of(feed),
-        latency_before_ms=latency_before,
-        latency_after_ms=latency_after,
+        latency_before_ms=float(np.median(before_ms)),
+        latency_after_ms=float(np.median(after_ms)),
         accuracy_before=accuracies[0],
         accuracy_after=accuracies[1],
         verdict=verdict(outputs, accuracies),
+        latency_quantiles_ms=(quantiles(before_ms), quantiles(after_ms)),
     )
 
 

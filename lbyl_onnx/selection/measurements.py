@@ -30,8 +30,8 @@ class Known:
 
 
 class Measurements:
-    """One model's groups, ranked and tried; `most`: how many units each may lose. Raises as `rank` and `sensitivities`
-    do."""
+    """One model's groups, ranked and tried; `most`: how many units each may lose; `followed`: whether heavier cuts were
+    measured too. Raises as `rank` and `sensitivities` do."""
 
     def __init__(
         self,
@@ -51,14 +51,14 @@ class Measurements:
         tried = [number for number in ranked if analysis.groups[number].consumers and most[number] > 0]
         self.trials = {number: _trial(analysis, number, ranked[number], most[number]) for number in tried}
         self.known = Known(ranked, {})
-        self._followed = options.uniform
+        self.followed = options.uniform
         if not options.uniform:
             self._measure(lambda name, done: tell(name, share * (1 + done)))
 
     def follow(self) -> None:
         """Measure heavier cuts too, once."""
-        if not self._followed:
-            self._followed = True
+        if not self.followed:
+            self.followed = True
             self._measure(self._tell)
 
     def _measure(self, tell: Tell) -> None:
