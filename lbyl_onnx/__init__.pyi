@@ -1,5 +1,8 @@
 from .compression import CompressionResult, compress
 from .errors import LbylError, ModelError, NothingToRemove, UsageError, ValidationFailed
+from .evaluation.certificates.certify import Certificate, certify
+from .evaluation.certificates.needed import SamplesNeeded, samples_needed
+from .evaluation.certificates.statements import Statement
 from .evaluation.inspection import inspect
 from .evaluation.plan_file import FrontierPoint, PlannedGroup, PlanReport
 from .evaluation.planning import plan
@@ -25,6 +28,7 @@ from .restoration.methods import Outcome
 __version__: str
 
 __all__ = [
+    "Certificate",
     "ClassComparison",
     "CompressionResult",
     "FileReport",
@@ -48,14 +52,18 @@ __all__ = [
     "Report",
     "RunOptions",
     "SampleOptions",
+    "SamplesNeeded",
+    "Statement",
     "UsageError",
     "Validation",
     "ValidationFailed",
     "Verdict",
+    "certify",
     "compress",
     "inspect",
     "load",
     "plan",
+    "samples_needed",
     "save",
     "validate",
 ]

@@ -14,6 +14,7 @@ import onnxruntime as ort
 
 from .budgets import DEFAULT, budgets
 from .calibration.samples import EXPECTED, Calibration, calibrate, is_made_up
+from .calibration.samples_used import SamplesUsed
 from .calibration.synthetic import AUTO
 from .calibration.user_samples import Source, check_source
 from .channels.groups import Analysis
@@ -184,6 +185,9 @@ class _Compression:
         analysis, reasons = self.analyse(working)
         before = file_report(analysis, np.ones(analysis.classes.count, bool), self.source)
         calibration = self.sample(analysis, before.macs)
+        used = self.judging.used() | (calibration.used if calibration else SamplesUsed())
+        used |= planned.samples if planned else SamplesUsed()
+        used.write(analysis.model)
         if planned is not None:
             chosen = executed(planned, analysis, reasons)
             if chosen.removes_nothing:
@@ -201,6 +205,7 @@ class _Compression:
             groups=group_reports(made.plan, made.restored, made.errors),
             validation=made.validation,
             seconds=time.perf_counter() - started,
+            samples=used,
             fallbacks=tuple(self.fallbacks),
             warnings=(
                 *self.warnings,

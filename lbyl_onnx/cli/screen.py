@@ -13,6 +13,9 @@ from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 
 from ..evaluation import tables
+from ..evaluation.certificates import table as certificates
+from ..evaluation.certificates.certify import Certificate
+from ..evaluation.certificates.needed import SamplesNeeded
 from ..evaluation.records import Report, Validation
 from ..progress import Listener, Progress
 
@@ -61,6 +64,23 @@ def print_agreement(screen: Console, validation: Validation) -> None:
         screen.print()
     if verdict is not None:
         screen.print(verdict, soft_wrap=True)
+
+
+def print_certificate(screen: Console, certificate: Certificate) -> None:
+    """What is claimed of new inputs, what is not, and what it rests on."""
+    screen.print(certificates.heading(certificate))
+    screen.print()
+    screen.print(certificates.certificate_table(certificate))
+    screen.print()
+    for line in certificates.remarks(certificate):
+        screen.print(line)
+
+
+def print_samples_needed(screen: Console, needed: SamplesNeeded) -> None:
+    """How many samples claims take."""
+    screen.print(certificates.plan_heading(needed))
+    screen.print()
+    screen.print(certificates.plan_table(needed))
 
 
 @contextmanager

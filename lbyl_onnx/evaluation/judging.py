@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
 from ..calibration.inputs import input_specs
-from ..calibration.samples import unseen
+from ..calibration.samples import is_made_up, unseen
+from ..calibration.samples_used import SamplesUsed, samples_used
 from ..calibration.user_samples import SampleSet, Source, check_source, open_samples, read_samples
 from ..errors import UsageError, naming
 from ..model.model import Model
@@ -51,8 +53,18 @@ class Judging:
     def samples(self, macs: int) -> SampleSet:
         """The user's labelled samples, or others that were not measured on. `macs`: of the model, where it decides how
         many are made up."""
-        if self.evaluation is None:
-            return unseen(self.model, self.given, self.options, macs)
+        return unseen(self.model, self.given, self.options, macs) if self.evaluation is None else self._labelled
+
+    def used(self) -> SamplesUsed:
+        """The user's own samples that a run is judged on."""
+        if self.evaluation is None and is_made_up(self.given):
+            return SamplesUsed()
+        samples = self.samples(0)
+        return SamplesUsed() if samples.made_up else samples_used([samples.inputs])
+
+    @cached_property
+    def _labelled(self) -> SampleSet:
+        assert self.evaluation is not None
         with naming("eval"):
             options = replace(self.options, samples=None)
             return read_samples(input_specs(self.model), self.evaluation, options, LABELLED, MAX_EVALUATED)

@@ -82,6 +82,7 @@ class _Planning:
     def __init__(self, source: Model, options: Options, given: Source, telling: Telling, asked: bool) -> None:
         self._source, self._options, self._given, self._telling = source, options, given, telling
         self._asked = asked
+        self._judging = Judging(source, given, None, options.samples)
         self._restoration = restoration_named(options.prune.restore)
 
     def run(self) -> PlanReport:
@@ -108,11 +109,12 @@ class _Planning:
             groups=planned_groups(planner, chosen),
             frontier=self._frontier(planner, calibration, before.macs),
             calibration=calibration.source,
+            samples=calibration.used | self._judging.used(),
         )
 
     def _frontier(self, planner: Planner, calibration: Calibration, macs: int) -> tuple[FrontierPoint, ...]:
         whole = float(planner.costs.macs(np.zeros(len(planner.analysis.groups))))
-        samples = Judging(self._source, self._given, None, self._options.samples).samples(macs)
+        samples = self._judging.samples(macs)
         found = []
         for share in SHARES:
             try:

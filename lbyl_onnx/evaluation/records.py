@@ -10,6 +10,7 @@ from typing import TypeVar
 import cattrs
 import numpy as np
 
+from ..calibration.samples_used import SamplesUsed
 from ..errors import counted
 from ..options import Options
 from ..restoration.methods import Outcome
@@ -195,7 +196,8 @@ class Versions:
 class Report:
     """What `compress` did. `options`: what was asked for, enough to repeat the run; `calibration`: what activations
     were measured on (None: not measured); `fallbacks`: what was done otherwise than asked, and why; `seconds`: the
-    wall time of the call; `warnings`: sentences a user should read."""
+    wall time of the call; `warnings`: sentences a user should read; `samples`: those of the user's own that were
+    measured, judged or decided on."""
 
     versions: Versions
     options: Options
@@ -207,6 +209,7 @@ class Report:
     seconds: float
     fallbacks: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    samples: SamplesUsed = field(default_factory=SamplesUsed)
 
     def __repr__(self) -> str:
         before, after = self.input, self.output
