@@ -144,10 +144,10 @@ ComparisonSamples = Annotated[
 ]
 
 CertifiedOriginal = Annotated[
-    Path | None, typer.Argument(readable=False, metavar="[A", help="The original, an .onnx file.")
+    Path | None, typer.Argument(readable=False, metavar="A", help="The original, an .onnx file.")
 ]
 CertifiedResult = Annotated[
-    Path | None, typer.Argument(readable=False, metavar="B]", help="The compressed model; neither with --plan.")
+    Path | None, typer.Argument(readable=False, metavar="B", help="The compressed model; neither with --plan.")
 ]
 Confidence = Annotated[
     float, typer.Option(metavar="P", help="Probability with which all statements hold together, 0.5 to below 1.")

@@ -302,9 +302,7 @@ def certify(
     """
     if plan is not None:
         if original is not None or data is not None:
-            raise UsageError(
-                "says how many samples to gather, before there are any; give no models and no --data", "plan"
-            )
+            raise UsageError("says how many samples to gather; give it no models and no --data", "plan")
         needed = samples_needed(plan, confidence)
         print(to_json(needed)) if json else print_samples_needed(console(), needed)
         return

@@ -38,9 +38,12 @@ PREMISES = (
     "none of them was used to train the original, to compress it, or to choose between results",
 )
 MADE_UP = (
-    "the samples are made up: this is about what their generator makes, whose pictures are crops of the same few, and "
-    "no certificate for real inputs follows from it"
+    "that real inputs are like made-up ones: they are not, and pictures among these are crops of the same few, so no "
+    "certificate for real inputs follows"
 )
+
+NOTHING_REPORTED = "the report names no samples that the compression was given"
+NOTHING_NAMED = "B names no samples that it was fitted to: it was given none, or was made by something else"
 
 
 @dataclass(frozen=True, repr=False)
@@ -188,16 +191,15 @@ def _different(specs: Sequence[InputSpec], given: SampleSet) -> tuple[SampleSet,
     if not repeated:
         return given, []
     if not alike(specs):
-        raise UsageError(
-            f"{given.source}: {counted(repeated, 'sample')} of {len(hashes)} repeat others; leave them out"
-        )
+        told = f"{repeated} of {counted(len(hashes), 'sample')} repeat others; leave them out"
+        raise UsageError(f"{given.source}: {told}")
     inputs = {
         name: array[first] if array.ndim and len(array) == len(hashes) else array
         for name, array in given.inputs.items()
     }
     told = (
-        f"{counted(repeated, 'sample')} of {len(hashes)} repeat others and count once; where equal inputs are no copies "
-        "but occur by chance, as among few possible ones, the samples left are not drawn as new inputs are"
+        f"{repeated} of {counted(len(hashes), 'sample')} repeat others and count once; where equal inputs are no "
+        "copies but occur by chance, as among few possible ones, the samples left are not drawn as new inputs are"
     )
     labels = None if given.labels is None else given.labels[first]
     return replace(given, inputs=inputs, labels=labels), [told]
@@ -231,10 +233,6 @@ def _refuse_used(evaluation: SampleSet, used: SamplesUsed) -> None:
 def _record(used: SamplesUsed, told: bool) -> str:
     """What was known of the samples that the compression used."""
     if not used.count:
-        return (
-            "the report names no samples of a user"
-            if told
-            else ("the model names no samples that it was fitted to: it was given none, or was made by something else")
-        )
+        return NOTHING_REPORTED if told else NOTHING_NAMED
     known = "" if used.complete else f", of which {len(used.hashes):,} can be told"
     return f"none is among the {counted(used.count, 'sample')} that compression used{known}"

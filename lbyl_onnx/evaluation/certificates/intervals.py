@@ -76,8 +76,8 @@ def samples_for_share(limit: float, hits: int, error: float) -> int | None:
 
 
 def accuracy_method(samples: int, error: float) -> str:
-    """The one of two bounds on a loss of accuracy that would be tighter if EXPECTED_LOST and EXPECTED_WON of the answers
-    had turned. It looks at no data, so the bound that it names holds."""
+    """The one of two bounds on a loss of accuracy that would be tighter if EXPECTED_LOST and EXPECTED_WON of the
+    answers had turned. It looks at no data, so the bound that it names holds."""
     lost, won = round(EXPECTED_LOST * samples), round(EXPECTED_WON * samples)
     imagined = np.repeat([1.0, -1.0, 0.0], [lost, won, samples - lost - won])
     limits = {name: accuracy_loss_at_most(imagined, error, name) for name in (CLOPPER_PEARSON, BERNSTEIN)}

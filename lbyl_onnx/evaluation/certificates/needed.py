@@ -16,9 +16,9 @@ USUAL = 4
 
 @dataclass(frozen=True)
 class SamplesNeeded:
-    """What it takes to state with `confidence` that at most the share `limit` of new inputs change their top-1, and that
-    all but that share move by no more than the largest gap seen. `changed`: for some numbers of changed samples how many
-    samples it takes, as the only statement, and as one of USUAL that hold together (None: over 100 million);
+    """What it takes to state with `confidence` that at most the share `limit` of new inputs change their top-1, and
+    that all but that share move by no more than the largest gap seen. `changed`: for some numbers of changed samples
+    how many samples it takes, as the only statement, and as one of USUAL that hold together (None: over 100 million);
     `quantile`: the same two numbers for the gap."""
 
     limit: float
@@ -35,7 +35,9 @@ def samples_needed(limit: float, confidence: float = 0.99) -> SamplesNeeded:
     check_confidence(confidence)
     if not isinstance(limit, int | float) or not 0 < limit < 1:
         raise UsageError(f"is {limit}; expected a share above 0 and below 1, such as 0.01", "plan")
-    errors = [shared_error(confidence, count) for count in (1, USUAL)]
-    changed = tuple((hits, *(samples_for_share(limit, hits, error) for error in errors)) for hits in HITS)
-    alone, together = (samples_for_quantile(1 - limit, error) for error in errors)
-    return SamplesNeeded(limit, confidence, changed, (alone, together))
+    alone, together = (shared_error(confidence, count) for count in (1, USUAL))
+    changed = tuple(
+        (hits, samples_for_share(limit, hits, alone), samples_for_share(limit, hits, together)) for hits in HITS
+    )
+    quantile = samples_for_quantile(1 - limit, alone), samples_for_quantile(1 - limit, together)
+    return SamplesNeeded(limit, confidence, changed, quantile)

@@ -1,7 +1,7 @@
-"""What is claimed of new samples: one bound for each quantity, all of which hold together with the confidence asked for.
+"""What is claimed of new samples: one bound for each quantity, all of which hold together with one confidence.
 
-How many statements there are, of which kind and by which method is settled by the model's outputs, the number of samples
-and whether there are labels, never by what the samples show; so each may spend its part of the error.
+How many statements there are, of which kind and by which method is settled by the model's outputs, the number of
+samples and whether there are labels, never by what the samples show; so each may spend its part of the error.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class Gaps:
     """How far one output moves, sample by sample.
 
     `gap`: float64 (samples,), at least 0, infinite where the result is not finite and the original is; `measure`: what
-    it is, in words. `most`: what it cannot exceed by definition; None where there is no such bound, and `unbounded` says
-    why. `changed`: bool (samples,), whether the class of the highest score is another one; `losses`: int (samples,), 1
-    where an answer turned wrong and -1 where it turned right. Both None where the output has no classes, no labels.
+    it is, in words. `most`: what it cannot exceed by definition; None where there is no such bound, and `unbounded`
+    says why. `changed`: bool (samples,), whether the class of the highest score is another one; `losses`: int
+    (samples,), 1 where an answer turned wrong and -1 where it turned right. Both None without classes, or labels.
     """
 
     output: str

@@ -18,8 +18,8 @@ def heading(certificate: Certificate) -> str:
     sure, count = per_cent(certificate.confidence), counted(certificate.samples, "sample")
     if certificate.made_up:
         return printable(
-            f"An illustration, no certificate for real inputs: what {count} ({certificate.data}) say of others that the "
-            f"same generator makes, with {sure} confidence for all lines together"
+            f"An illustration, no certificate for real inputs: what {count} ({certificate.data}) say of others that "
+            f"the same generator makes, with {sure} confidence for all lines together:"
         )
     return printable(
         f"For new inputs of the distribution that these {count} ({certificate.data}) were drawn from, with {sure} "
@@ -31,10 +31,9 @@ def certificate_table(certificate: Certificate) -> Table:
     """One row for each claim: what is bounded, the bound, and what the samples themselves show."""
     several = len({each.output for each in certificate.statements}) > 1
     table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
-    for title in ("Of new inputs", "At most", "On the samples"):
-        table.add_column(
-            title, justify="left" if title == "Of new inputs" else "right", no_wrap=title != "Of new inputs"
-        )
+    table.add_column("Of new inputs")
+    for title in ("At most", "On the samples"):
+        table.add_column(title, justify="right", no_wrap=True)
     for statement in certificate.statements:
         if statement.bound is not None and statement.observed is not None:
             where = f"{printable(statement.output)}: " if several else ""
@@ -69,8 +68,9 @@ def remarks(certificate: Certificate) -> Iterator[str]:
             yield printable(f"not claimed for {statement.output}: {what}: {statement.reason}")
         elif statement.needed is not None:
             yield printable(f"gap of 99% of the inputs of {statement.output}: takes {statement.needed:,} samples")
-    yield from (f"rests on this, which cannot be checked here: {premise}" for premise in certificate.premises)
     yield f"checked: {certificate.record}"
+    yield "not checked, and all of the above rests on it:"
+    yield from (f"- {premise}" for premise in certificate.premises)
 
 
 def plan_table(found: SamplesNeeded) -> Table:
