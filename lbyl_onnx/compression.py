@@ -19,6 +19,7 @@ from .calibration.synthetic import AUTO
 from .calibration.user_samples import Source, check_source
 from .channels.groups import Analysis
 from .errors import MeasurementFailed, ModelError, NothingToRemove, UsageError, ValidationFailed, counted
+from .evaluation.a_priori import pruning_bound
 from .evaluation.advice import damage_warnings, speed_warnings, unused_options, why_nothing
 from .evaluation.drop import Judge, judge_of, within_drop
 from .evaluation.fast_enough import Made, fast_enough
@@ -185,8 +186,7 @@ class _Compression:
         analysis, reasons = self.analyse(working)
         before = file_report(analysis, np.ones(analysis.classes.count, bool), self.source)
         calibration = self.sample(analysis, before.macs)
-        used = self.judging.used() | (calibration.used if calibration else SamplesUsed())
-        used |= planned.samples if planned else SamplesUsed()
+        used = self.judging.used(calibration, planned.samples if planned else SamplesUsed())
         used.write(analysis.model)
         if planned is not None:
             chosen = executed(planned, analysis, reasons)
@@ -206,6 +206,7 @@ class _Compression:
             validation=made.validation,
             seconds=time.perf_counter() - started,
             samples=used,
+            bound=pruning_bound(made.restored.model, made.plan, self.options, self.judging),
             fallbacks=tuple(self.fallbacks),
             warnings=(
                 *self.warnings,

@@ -41,6 +41,9 @@ def print_compression(screen: Console, report: Report, written: str) -> None:
     screen.print(tables.cut_summary(report), soft_wrap=True)
     if report.calibration is not None:
         screen.print(tables.printable(f"measured on {report.calibration}"))
+    bound = tables.bound(report)
+    if bound is not None:
+        screen.print(bound, soft_wrap=True)
     if report.validation is not None:
         print_agreement(screen, report.validation)
     else:

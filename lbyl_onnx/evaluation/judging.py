@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from ..calibration.inputs import input_specs
-from ..calibration.samples import is_made_up, unseen
+from ..calibration.samples import Calibration, is_made_up, unseen
 from ..calibration.samples_used import SamplesUsed, samples_used
 from ..calibration.user_samples import SampleSet, Source, check_source, open_samples, read_samples
 from ..errors import UsageError, naming
@@ -55,12 +55,13 @@ class Judging:
         many are made up."""
         return unseen(self.model, self.given, self.options, macs) if self.evaluation is None else self._labelled
 
-    def used(self) -> SamplesUsed:
-        """The user's own samples that a run is judged on."""
+    def used(self, calibration: Calibration | None, earlier: SamplesUsed) -> SamplesUsed:
+        """The user's own samples that a run measures, those that it is judged on, and those used `earlier`."""
+        measured = earlier if calibration is None else earlier | calibration.used
         if self.evaluation is None and is_made_up(self.given):
-            return SamplesUsed()
+            return measured
         samples = self.samples(0)
-        return SamplesUsed() if samples.made_up else samples_used([samples.inputs])
+        return measured if samples.made_up else measured | samples_used([samples.inputs])
 
     @cached_property
     def _labelled(self) -> SampleSet:

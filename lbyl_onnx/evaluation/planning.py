@@ -13,6 +13,7 @@ import onnxruntime as ort
 
 from ..budgets import DROP, budgets
 from ..calibration.samples import EXPECTED, Calibration, calibrate
+from ..calibration.samples_used import SamplesUsed
 from ..calibration.synthetic import AUTO
 from ..calibration.user_samples import SampleSet, Source, check_source
 from ..channels.groups import Analysis
@@ -109,7 +110,7 @@ class _Planning:
             groups=planned_groups(planner, chosen),
             frontier=self._frontier(planner, calibration, before.macs),
             calibration=calibration.source,
-            samples=calibration.used | self._judging.used(),
+            samples=self._judging.used(calibration, SamplesUsed()),
         )
 
     def _frontier(self, planner: Planner, calibration: Calibration, macs: int) -> tuple[FrontierPoint, ...]:
