@@ -36,6 +36,8 @@ def pruning_bound(compressed: Model, plan: Plan, options: Options, judging: Judg
     drawn = {choice.criterion for choice in plan.choices if choice.removed.any()} == {RANDOM}
     if drawn and any(target.name in MEASURED for target in options.prune.targets):
         return PruningBound(reason="how much goes was settled by trying what was drawn")
+    if drawn and not all(choice.group.free.all() for choice in plan.choices if choice.removed.any()):
+        return PruningBound(reason="units were drawn among some of a group only")
     bound = (
         at_random(stretch, [int(gone.sum()) for gone in removed])
         if drawn
