@@ -17,6 +17,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 STEADY = ("Relu", "Tanh", "Softplus", "Softsign", "Clip", "Abs", "Neg", "Identity", "Dropout", "GlobalMaxPool")
 RESHAPING = ("Flatten", "Reshape", "Squeeze", "Unsqueeze")
+COMMUTING = ("Add", "Sub", "Mul")
 MIXING = ("Softmax",)
 """Of constant 1 too, but a unit's result depends on the others."""
 
@@ -29,6 +30,8 @@ class NotCovered(LbylError):
 
 def lipschitz(index: GraphIndex, node: onnx.NodeProto, value: str, shapes: Shapes) -> float:
     """The constant of a node that reads `value`. Raises NotCovered where none is known."""
+    if node.input[0] != value and node.op_type not in COMMUTING:
+        raise NotCovered(f"{node.name or node.output[0]!r} ({node.op_type}) does not read its data from a layer")
     if node.op_type in (*STEADY, *RESHAPING, *MIXING):
         return 1.0
     if node.op_type not in _KNOWN:

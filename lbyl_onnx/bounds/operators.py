@@ -31,6 +31,7 @@ class Linear:
 
     @property
     def unit_count(self) -> int:
+        """How many units there are."""
         return int(self.units.max()) + 1
 
     def with_weight(self, weight: np.ndarray) -> Linear:

@@ -66,9 +66,9 @@ def read_stretch(model: Model, inputs: Mapping[str, np.ndarray], runtime: RunOpt
     found, factor, mixed = list[_Found](), 1.0, ""
     for node, value in steps:
         layer = weight_layer(index, node)
-        if layer is not None and _is_whole(layer, shapes[value]):
-            if mixed:
-                raise NotCovered(f"{mixed} makes units depend on one another")
+        if layer is not None and layer.data == value and _is_whole(layer, shapes[value]):
+            if mixed or shapes[value][0] != shapes[steps[0][1]][0]:
+                raise NotCovered(f"{mixed or value} makes units depend on one another, or samples")
             scale, shift = np.ones(shapes[node.output[0]][1]), _bias(index, layer, shapes)
             found.append(_Found(layer, value, node.output[0], factor, scale, shift))
             factor = 1.0

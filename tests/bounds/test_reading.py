@@ -122,6 +122,9 @@ def refusals():
     mixing = Builder()
     hidden = mixing.node("Softmax", mixing.conv(mixing.input(("N", 3, 6, 6)), 3, 4), axis=1)
     yield "depend on one another", mixing.model(mixing.conv(hidden, 4, 2))
+    rows = Builder()
+    hidden = rows.node("Reshape", rows.conv(rows.input(("N", 3, 6, 6)), 3, 4), rows.constant(np.array([-1, 4])))
+    yield "or samples", rows.model(rows.gemm(hidden, 4, 2))
     none = Builder()
     yield "no layer", none.model(none.node("Relu", none.input(("N", 3, 6, 6))))
 

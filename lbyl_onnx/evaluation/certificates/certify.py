@@ -120,7 +120,7 @@ def certify(
         samples=compared,
         made_up=data is None,
         confidence=confidence,
-        statements=(*state(gaps, compared, confidence), *without),
+        statements=(*state(gaps, compared, confidence, sum(each.reason == FREE for each in without)), *without),
         premises=(*PREMISES, *((MADE_UP,) if data is None else ())),
         record=_record(used, run is not None),
         warnings=tuple(warnings + unused_beside_data(data, options)),
@@ -151,7 +151,7 @@ def measure_gaps(
     labelled = comparison.accuracy("before") is not None
     found, without = [], []
     for name, collector in collectors.items():
-        if name in comparison.free or not collector.gaps:
+        if name in comparison.free or not collector.by_sample or not collector.gaps:
             why = FREE if name in comparison.free else NO_NUMBERS if collector.by_sample else NO_ROWS
             without.append(Statement("gap", name, "any", reason=why))
             continue

@@ -69,10 +69,11 @@ def shared_error(confidence: float, statements: int) -> float:
     return (1 - confidence) / max(statements, 1)
 
 
-def state(outputs: Sequence[Gaps], samples: int, confidence: float) -> tuple[Statement, ...]:
-    """All statements on `samples` samples, which together fail with a probability of at most 1 - `confidence`."""
+def state(outputs: Sequence[Gaps], samples: int, confidence: float, withdrawn: int = 0) -> tuple[Statement, ...]:
+    """All statements on `samples` samples, which together fail with a probability of at most 1 - `confidence`.
+    `withdrawn`: outputs of which the samples showed that nothing can be stated, which keep their part of the error."""
     kinds = [(output, quantity) for output in outputs for quantity in _claimed(output)]
-    error = shared_error(confidence, len(kinds))
+    error = shared_error(confidence, len(kinds) + len(_STATED) * withdrawn)
     found = [_STATED[quantity](output, samples, error) for output, quantity in kinds]
     return (*found, *(_not_claimed(output) for output in outputs if output.most is None))
 

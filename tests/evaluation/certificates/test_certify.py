@@ -179,6 +179,18 @@ def test_outputs_without_a_row_for_each_sample_are_left_out():
     assert "first axis is not that of the samples" in found.statements[0].reason
 
 
+def test_outputs_whose_size_follows_values_are_withdrawn_and_keep_their_part_of_the_error():
+    models = []
+    for shift in (0.0, 0.3):
+        graph = Builder()
+        scores = graph.node("Gemm", graph.input(("N", 3)), graph.constant(np.eye(3)), graph.constant(np.full(3, shift)))
+        models.append(graph.model(scores, graph.node("NonZero", graph.node("Relu", scores))))
+    found = certify(*models, rows(200))
+    assert [each.bound is None for each in found.statements] == [False, False, False, True]
+    assert [each.error for each in found.statements[:3]] == pytest.approx([0.01 / (3 + 4)] * 3)
+    assert found.statements[3].reason == "its size follows values"
+
+
 @pytest.mark.parametrize("confidence", [0.4, 1.0, 99, "sure", float("nan")])
 def test_a_confidence_is_a_probability(confidence):
     with pytest.raises(UsageError, match=r"confidence is .*; expected a probability"):
