@@ -22,6 +22,7 @@ from lbyl_onnx.evaluation.certificates.intervals import (
 errors = st.sampled_from([0.2, 0.05, 0.01, 0.0025, 1e-6])
 
 
+@settings(deadline=None)
 @given(st.integers(1, 400), st.data(), errors)
 def test_shares_are_those_at_which_what_was_seen_has_the_error(samples, data, error):
     hits = data.draw(st.integers(0, samples))
@@ -38,6 +39,7 @@ def test_a_share_of_none_is_the_rule_of_three():
     assert share_at_most(300, 300, 0.05) == 1 and share_at_least(0, 300, 0.05) == 0
 
 
+@settings(deadline=None)
 @given(st.integers(1, 3000), st.sampled_from([0.5, 0.75, 0.9, 0.99]), errors)
 def test_the_rank_is_the_least_that_is_rarely_below_the_quantile(samples, share, error):
     rank = quantile_rank(samples, share, error)
@@ -48,6 +50,7 @@ def test_the_rank_is_the_least_that_is_rarely_below_the_quantile(samples, share,
     assert rank == 1 or stats.binom.sf(rank - 2, samples, share) > error
 
 
+@settings(deadline=None)
 @given(st.sampled_from([0.5, 0.9, 0.99, 0.999]), errors)
 def test_fewer_samples_bound_no_quantile(share, error):
     needed = samples_for_quantile(share, error)
