@@ -1,5 +1,8 @@
 from .compression import CompressionResult, compress
 from .errors import LbylError, ModelError, NothingToRemove, UsageError, ValidationFailed
+from .evaluation.certificates.certify import Certificate, certify
+from .evaluation.certificates.needed import SamplesNeeded, samples_needed
+from .evaluation.certificates.statements import Statement
 from .evaluation.inspection import inspect
 from .evaluation.plan_file import PlanReport
 from .evaluation.planned import FrontierPoint, Planned, PlannedGroup
@@ -12,6 +15,7 @@ from .evaluation.records import (
     LayerErrors,
     LayerReport,
     OutputComparison,
+    PruningBound,
     Report,
     Validation,
     Verdict,
@@ -28,6 +32,7 @@ from .restoration.methods import Outcome
 __version__: str
 
 __all__ = [
+    "Certificate",
     "ClassComparison",
     "CompressionResult",
     "FileReport",
@@ -50,17 +55,22 @@ __all__ = [
     "PlannedGroup",
     "Progress",
     "PruneOptions",
+    "PruningBound",
     "Report",
     "RunOptions",
     "SampleOptions",
+    "SamplesNeeded",
+    "Statement",
     "UsageError",
     "Validation",
     "ValidationFailed",
     "Verdict",
+    "certify",
     "compress",
     "inspect",
     "load",
     "plan",
+    "samples_needed",
     "save",
     "save_plots",
     "save_report",

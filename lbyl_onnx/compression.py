@@ -14,10 +14,12 @@ import onnxruntime as ort
 
 from .budgets import DEFAULT, budgets
 from .calibration.samples import EXPECTED, Calibration, calibrate, is_made_up
+from .calibration.samples_used import SamplesUsed
 from .calibration.synthetic import AUTO
 from .calibration.user_samples import Source, check_source
 from .channels.groups import Analysis
 from .errors import MeasurementFailed, ModelError, NothingToRemove, UsageError, ValidationFailed
+from .evaluation.a_priori import pruning_bound
 from .evaluation.advice import damage_warnings, option_warnings, ranked_otherwise, speed_warnings, why_nothing
 from .evaluation.drop import Judge, judge_of, within_drop
 from .evaluation.fast_enough import Made, fast_enough
@@ -194,6 +196,8 @@ class _Compression:
         analysis, reasons = self.analyse(working)
         before = file_report(analysis, np.ones(analysis.classes.count, bool), self.source)
         calibration = self.sample(analysis, before.macs)
+        used = self.judging.used(calibration, planned.samples if planned else SamplesUsed())
+        used.write(analysis.model)
         if planned is not None:
             chosen = executed(planned, analysis, reasons)
             if chosen.removes_nothing:
@@ -211,6 +215,8 @@ class _Compression:
             groups=group_reports(made.plan, made.restored, made.errors),
             validation=made.validation,
             seconds=time.perf_counter() - started,
+            samples=used,
+            bound=pruning_bound(made.restored.model, made.plan, self.options, self.judging),
             fallbacks=tuple(self.fallbacks),
             warnings=(
                 *self.warnings,

@@ -21,6 +21,7 @@ ROOMS = (
     "calibration",
     "channels",
     "selection",
+    "bounds",
     "restoration",
     "evaluation",
     "reporting",

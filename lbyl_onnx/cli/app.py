@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperCommand
 
 from ..errors import LbylError, UsageError
-from .commands import compress, inspect, plan, report, validate
+from .commands import certify, compress, inspect, plan, report, validate
 from .screen import print_error
 
 INTERRUPTED = 130
@@ -37,11 +37,12 @@ class _Command(TyperCommand):
         return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]
 
 
-COMMANDS = ("compress", "plan", "inspect", "validate", "report")
+COMMANDS = ("compress", "plan", "inspect", "validate", "certify", "report")
 app.command("compress", cls=_Command, short_help="Write a smaller model.")(compress)
 app.command("plan", cls=_Command, short_help="Show what each group is worth, and what budgets cost.")(plan)
 app.command("inspect", cls=_Command, short_help="List the channel groups of a model.")(inspect)
 app.command("validate", cls=_Command, short_help="Compare two models in onnxruntime.")(validate)
+app.command("certify", cls=_Command, short_help="Bound what a compressed model does on new inputs.")(certify)
 app.command("report", cls=_Command, short_help="Make a page of what compress recorded.")(report)
 
 

@@ -157,6 +157,30 @@ ComparisonSamples = Annotated[
     typer.Option(metavar="N", help="How many samples; default: all of an .npz, 512 images, 16 to 128 made up."),
 ]
 
+CertifiedOriginal = Annotated[
+    Path | None, typer.Argument(readable=False, metavar="A", help="The original, an .onnx file.")
+]
+CertifiedResult = Annotated[
+    Path | None, typer.Argument(readable=False, metavar="B", help="The compressed model; neither with --plan.")
+]
+Confidence = Annotated[
+    float, typer.Option(metavar="P", help="Probability with which all statements hold together, 0.5 to below 1.")
+]
+RunReport = Annotated[
+    Path | None,
+    typer.Option(
+        "--run", readable=False, metavar="PATH.json", help="What compress --report wrote: samples that it used."
+    ),
+]
+MadeUpSamples = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="How many samples at most; without --data made-up ones, an illustration only."),
+]
+PlannedShare = Annotated[
+    float | None,
+    typer.Option("--plan", metavar="SHARE", help="Only say how many samples it takes to bound a share so, like 0.01."),
+]
+
 
 def parse_shapes(texts: list[str] | None) -> dict[str, tuple[int, ...]]:
     """Shapes by input name from texts such as "image:1x3x224x224"; UsageError where one is not of this form."""

@@ -10,6 +10,8 @@ from ..calibration.synthetic import AUTO
 from ..compression import DEFAULT_LAMBDA1, DEFAULT_LAMBDA2
 from ..errors import UsageError
 from ..evaluation import inspection, planning, tables, validation
+from ..evaluation.certificates import certify as certificates
+from ..evaluation.certificates.needed import samples_needed
 from ..evaluation.judging import NO_LABELS
 from ..evaluation.records import to_json
 from ..evaluation.verdict import check_limits
@@ -22,9 +24,12 @@ from .arguments import (
     Budgets,
     CalibrationData,
     CalibrationSamples,
+    CertifiedOriginal,
+    CertifiedResult,
     ComparisonSamples,
     Compressed,
     CompressionSeed,
+    Confidence,
     Criterion,
     Data,
     Evaluation,
@@ -37,6 +42,7 @@ from .arguments import (
     Lambda1,
     Lambda2,
     Library,
+    MadeUpSamples,
     MaxDataDrop,
     MaxDrop,
     Mean,
@@ -46,6 +52,7 @@ from .arguments import (
     Original,
     Page,
     PlanFile,
+    PlannedShare,
     PlanTarget,
     PlotFolder,
     Provider,
@@ -55,6 +62,7 @@ from .arguments import (
     ReportFile,
     Restore,
     RoundTo,
+    RunReport,
     Scope,
     Seed,
     Shape,
@@ -67,7 +75,17 @@ from .arguments import (
     parse_shapes,
     parse_targets,
 )
-from .screen import STANDARD, console, print_agreement, print_compression, print_error, progress, waiting
+from .screen import (
+    STANDARD,
+    console,
+    print_agreement,
+    print_certificate,
+    print_compression,
+    print_error,
+    print_samples_needed,
+    progress,
+    waiting,
+)
 from .targets import check_page, check_plan, check_plot, check_targets, write_plan, write_record, write_result
 
 
@@ -287,6 +305,55 @@ def validate(
     if max_drop is not None and found.accuracy_before is None:
         raise UsageError(f"{data}: {NO_LABELS}", "data")
     check_limits(found, limits, advice="")
+
+
+def certify(
+    original: CertifiedOriginal = None,
+    compressed: CertifiedResult = None,
+    data: Data = None,
+    confidence: Confidence = 0.99,
+    run: RunReport = None,
+    plan: PlannedShare = None,
+    samples: MadeUpSamples = None,
+    mean: Mean = None,
+    std: Std = None,
+    input_range: InputRange = None,
+    shape: Shape = None,
+    seed: Seed = 0,
+    provider: Provider = "auto",
+    custom_ops_library: Library = None,
+    json: Json = False,
+) -> None:
+    """Bound, with a confidence, how far B is from A on new inputs, from independent samples that nothing was fitted to.
+
+    Exit codes: 0 done, 1 internal error, 2 wrong usage, among it samples that the compression has used, 3 unreadable or
+    invalid model, 5 B does not load, has other shapes or is not finite where A is, 130 interrupted.
+    """
+    if plan is not None:
+        if original is not None or data is not None:
+            raise UsageError("says how many samples to gather; give it no models and no --data", "plan")
+        needed = samples_needed(plan, confidence)
+        print(to_json(needed)) if json else print_samples_needed(console(), needed)
+        return
+    if original is None or compressed is None:
+        raise UsageError("certify needs two models, the original A and the compressed B, or --plan SHARE")
+    with waiting("certifying"):
+        found = certificates.certify(
+            original,
+            compressed,
+            data,
+            confidence,
+            run,
+            samples,
+            seed,
+            parse_shapes(shape),
+            parse_normalisation(mean, std, input_range),
+            provider,
+            custom_ops_library,
+        )
+    print(found.to_json()) if json else print_certificate(console(), found)
+    for warning in found.warnings:
+        print_error(f"warning: {warning}")
 
 
 def _read(path: Path) -> Model:

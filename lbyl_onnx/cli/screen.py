@@ -13,6 +13,9 @@ from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 
 from ..evaluation import tables
+from ..evaluation.certificates import table as certificates
+from ..evaluation.certificates.certify import Certificate
+from ..evaluation.certificates.needed import SamplesNeeded
 from ..evaluation.records import Report, Validation
 from ..progress import Listener, Progress
 
@@ -38,6 +41,9 @@ def print_compression(screen: Console, report: Report, written: str) -> None:
     screen.print(tables.cut_summary(report), soft_wrap=True)
     if report.calibration is not None:
         screen.print(tables.printable(f"measured on {report.calibration}"))
+    bound = tables.bound(report)
+    if bound is not None:
+        screen.print(bound, soft_wrap=True)
     if report.validation is not None:
         print_agreement(screen, report.validation)
     else:
@@ -61,6 +67,23 @@ def print_agreement(screen: Console, validation: Validation) -> None:
         screen.print()
     if verdict is not None:
         screen.print(verdict, soft_wrap=True)
+
+
+def print_certificate(screen: Console, certificate: Certificate) -> None:
+    """What is claimed of new inputs, what is not, and what it rests on."""
+    screen.print(certificates.heading(certificate))
+    screen.print()
+    screen.print(certificates.certificate_table(certificate))
+    screen.print()
+    for line in certificates.remarks(certificate):
+        screen.print(line)
+
+
+def print_samples_needed(screen: Console, needed: SamplesNeeded) -> None:
+    """How many samples claims take."""
+    screen.print(certificates.plan_heading(needed))
+    screen.print()
+    screen.print(certificates.plan_table(needed))
 
 
 @contextmanager

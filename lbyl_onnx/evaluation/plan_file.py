@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from ..calibration.samples_used import SamplesUsed
 from ..channels.groups import Analysis
 from ..errors import UsageError, article
 from ..options import Options
@@ -19,7 +20,8 @@ EXPECTED = "a plan that `lbyl-onnx plan --json` wrote for this model"
 
 @dataclass(frozen=True, repr=False)
 class PlanReport:
-    """What `plan` found. `groups`: in the model's order; `frontier`: from light budgets to heavy ones."""
+    """What `plan` found. `groups`: in the model's order; `frontier`: from light budgets to heavy ones; `samples`: those
+    of the user's own that it rests on."""
 
     versions: Versions
     options: Options
@@ -27,6 +29,7 @@ class PlanReport:
     groups: tuple[PlannedGroup, ...]
     frontier: tuple[FrontierPoint, ...]
     calibration: str | None = None
+    samples: SamplesUsed = field(default_factory=SamplesUsed)
 
     def __repr__(self) -> str:
         removed = sum(group.removed for group in self.groups)

@@ -13,6 +13,7 @@ import onnxruntime as ort
 
 from ..budgets import DROP, budgets
 from ..calibration.samples import EXPECTED, Calibration, calibrate
+from ..calibration.samples_used import SamplesUsed
 from ..calibration.synthetic import AUTO
 from ..calibration.user_samples import SampleSet, Source, check_source
 from ..channels.groups import Analysis
@@ -82,6 +83,7 @@ class _Planning:
     def __init__(self, source: Model, options: Options, given: Source, telling: Telling, asked: bool) -> None:
         self._source, self._options, self._given, self._telling = source, options, given, telling
         self._asked = asked
+        self._judging = Judging(source, given, None, options.samples)
         self._restoration = restoration_named(options.prune.restore)
 
     def run(self) -> PlanReport:
@@ -113,11 +115,12 @@ class _Planning:
             groups=planned_groups(planner, chosen),
             frontier=frontier,
             calibration=calibration.source,
+            samples=self._judging.used(calibration, SamplesUsed()),
         )
 
     def _frontier(self, planner: Planner, calibration: Calibration, macs: int) -> tuple[FrontierPoint, ...]:
         whole = float(planner.costs.macs(np.zeros(len(planner.analysis.groups))))
-        samples = Judging(self._source, self._given, None, self._options.samples).samples(macs)
+        samples = self._judging.samples(macs)
         found = []
         for share in SHARES:
             try:

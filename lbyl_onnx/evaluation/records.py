@@ -10,6 +10,7 @@ from typing import TypeVar
 import cattrs
 import numpy as np
 
+from ..calibration.samples_used import SamplesUsed
 from ..errors import counted
 from ..options import Options
 from ..restoration.methods import Outcome
@@ -213,12 +214,33 @@ class Versions:
     provider: str
 
 
+@dataclass(frozen=True)
+class PruningBound:
+    """How far cutting alone can move the output y, in the Euclidean norm, said from norms of weights and second moments
+    of activations (`lbyl_onnx.bounds`), and how far it did.
+
+    `root_mean_square`: at least the root of the mean of |y' - y|² over the samples that the run was judged on, and
+    where units were drawn (`random`) over the draw too; `measured`: that root for the units that did go; `size`: that
+    of y itself, beyond which a bound says nothing. `gap`: exceeded with a probability of at most `delta`. `reason`: why
+    there is no bound, None where there is one.
+    """
+
+    random: bool = False
+    root_mean_square: float | None = None
+    measured: float | None = None
+    size: float | None = None
+    delta: float | None = None
+    gap: float | None = None
+    reason: str | None = None
+
+
 @dataclass(frozen=True, repr=False)
 class Report:
     """What `compress` did. `options`: what was asked for, enough to repeat the run; `calibration`: what activations
     were measured on (None: not measured); `fallbacks`: what was done otherwise than asked, and why; `seconds`: the
     wall time of the call; `warnings`: sentences a user should read; `layers`: in the graph's order; `planned`: what was
-    expected of the plan, None where all groups lost the same share."""
+    expected of the plan, None where all groups lost the same share; `samples`: those of the user's own that were
+    measured, judged or decided on; `bound`: what cutting alone can cost at most, None where units were made up for."""
 
     versions: Versions
     options: Options
@@ -232,6 +254,8 @@ class Report:
     warnings: tuple[str, ...] = ()
     layers: tuple[LayerReport, ...] = ()
     planned: Planned | None = None
+    samples: SamplesUsed = field(default_factory=SamplesUsed)
+    bound: PruningBound | None = None
 
     def __repr__(self) -> str:
         before, after = self.input, self.output

@@ -171,6 +171,17 @@ def answers_table(validation: Validation, width: int) -> Table | None:
     return _named_table(header, rows, width)
 
 
+def bound(report: Report) -> str | None:
+    """One line: what cutting alone could cost at most, and what it did; None where that is not known."""
+    found = report.bound
+    if found is None or found.root_mean_square is None or found.size is None:
+        return None
+    how = "drawing so many units" if found.random else "removing these units"
+    void = "" if found.root_mean_square < found.size else ", which says nothing"
+    most = f"{found.root_mean_square:.3g}{void}"
+    return f"{how} can move the output (root mean square {found.size:.3g}) by {most}; it moved by {found.measured:.3g}"
+
+
 def verdict(validation: Validation) -> str | None:
     """One line: whether the result can be used, and why."""
     found = validation.verdict

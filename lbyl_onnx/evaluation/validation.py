@@ -95,7 +95,7 @@ def compare(original: Model, compressed: Source, evaluation: SampleSet, runtime:
         after = open_session(result, runtime)
     except ModelError as error:
         raise ValidationFailed(f"the compressed model does not load: {error}") from error
-    _check_interface(before, after)
+    check_interface(before, after)
     feed = next(feed_batches(before, evaluation.inputs, limit=1))
     comparison = Comparison(evaluation, rows_of(feed))
     comparison.run(before, after)
@@ -130,7 +130,8 @@ def check_finite(original: Model, compressed: Model) -> None:
                 )
 
 
-def _check_interface(before: ort.InferenceSession, after: ort.InferenceSession) -> None:
+def check_interface(before: ort.InferenceSession, after: ort.InferenceSession) -> None:
+    """Raise ValidationFailed where two models have other inputs or outputs."""
     sides = {
         "inputs": (before.get_inputs(), after.get_inputs()),
         "outputs": (before.get_outputs(), after.get_outputs()),
