@@ -30,7 +30,7 @@ from ..selection.planner import Planner
 from .inspection import analyse_for, file_report
 from .judging import Judging
 from .plan_file import FrontierPoint, PlanReport, planned_groups
-from .records import Validation, Versions
+from .records import Versions
 from .validation import compare
 
 SHARES = (0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.5, 0.4)
@@ -134,12 +134,4 @@ class _Planning:
         self._telling.stage("restoring")
         task = RestoreTask(analysis, plan, options.prune, options.run, calibration, self._telling.layer)
         restored = self._restoration.restore(task).model
-        return replace(point, measured=_divergence(compare(self._source, restored, samples, options.run)))
-
-
-def _divergence(validation: Validation) -> float:
-    """The divergence of classes, or the error's share of the energy, averaged over the outputs."""
-    shares = [
-        output.error_share if output.classes is None else output.classes.divergence for output in validation.outputs
-    ]
-    return float(np.mean(shares)) if shares else 0.0
+        return replace(point, measured=compare(self._source, restored, samples, options.run, timed=False).divergence)

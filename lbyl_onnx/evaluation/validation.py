@@ -74,8 +74,10 @@ def validate(
     return replace(compare(before, compressed, evaluation, runtime), warnings=tuple(unused_beside_data(data, options)))
 
 
-def compare(original: Model, compressed: Source, evaluation: SampleSet, runtime: RunOptions) -> Validation:
-    """The same on given samples."""
+def compare(
+    original: Model, compressed: Source, evaluation: SampleSet, runtime: RunOptions, timed: bool = True
+) -> Validation:
+    """The same on given samples; without `timed`, latencies are not a number."""
     runtime = resolve(runtime)
     before = open_session(original, runtime)
     try:
@@ -88,7 +90,8 @@ def compare(original: Model, compressed: Source, evaluation: SampleSet, runtime:
     feed = next(feed_batches(before, evaluation.inputs, limit=1))
     comparison = Comparison(evaluation, rows_of(feed))
     comparison.run(before, after)
-    latency_before, latency_after = latencies(before, after, feed, comparison.seconds)
+    untimed = float("nan"), float("nan")
+    latency_before, latency_after = latencies(before, after, feed, comparison.seconds) if timed else untimed
     outputs = tuple(errors.result() for errors in comparison.outputs.values())
     accuracies = comparison.accuracy("before"), comparison.accuracy("after")
     return Validation(

@@ -55,10 +55,10 @@ class Planner:
         self._latency: LatencyModel | None = None
         self.latency_factor = 1.0
         self._coarse = False
+        self._far: dict[int, Curve] | None = None
         exact = options.uniform and options.ratio is not None and not options.targets
         most = uniform_counts(analysis, reasons, options.ratio or 0.0, options.round_to or 1) if exact else self._most()
         self._calibration, self._tell = calibration, tell
-        self._followed = False
         share = 1.0 if options.uniform else 0.5
         self.ranked = rank(
             analysis, reasons, most, options, runtime, calibration, lambda name, done: tell(name, share * done)
@@ -71,6 +71,12 @@ class Planner:
             self.curves = sensitivities(
                 analysis, self._trials, calibration, runtime, lambda name, done: tell(name, share * (1 + done))
             )
+        self._near = self.curves
+
+    def begin(self, targets: tuple[Budget, ...]) -> None:
+        """Plan for other targets from here on, as if there had been none before; what was measured is kept."""
+        self.options = replace(self.options, targets=targets)
+        self.latency_factor, self._coarse, self.curves = 1.0, False, self._near
 
     def plan(self, targets: Sequence[Budget]) -> Plan:
         """A plan within the ratio that was asked for and all `targets`. Raises NothingToRemove where one is out of
@@ -154,12 +160,12 @@ class Planner:
         except OutOfReach as error:
             if self._coarse:
                 return self._as_far(error, limits, self._levels())
-        if not self._followed:
+        if self._far is None:
             assert self._calibration is not None
-            self._followed = True
-            self.curves |= sensitivities(
-                self.analysis, self._trials, self._calibration, self.runtime, self._tell, self.curves
+            self._far = sensitivities(
+                self.analysis, self._trials, self._calibration, self.runtime, self._tell, self._near
             )
+        self.curves = self._near | self._far
         fine = self._levels(fine=True)
         try:
             return allocate(self.curves, fine, len(self._none), limits)
