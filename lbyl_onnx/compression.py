@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -45,6 +46,8 @@ from .progress import Listener, Telling
 from .restoration.methods import Restored, RestoreTask, restoration_named
 from .selection.plan import Plan
 from .selection.planner import Planner
+
+logger = logging.getLogger(__name__)
 
 RESTORATION = "lbyl"
 """Stands in where activations cannot be measured."""
@@ -193,6 +196,7 @@ class _Compression:
             assert planner is not None
             planner.begin(self.options.prune.targets)
             made = fast_enough(planner, lambda: self.make(planner))
+        self.telling.end()
         fallbacks = tuple(dict.fromkeys([*prepared.fallbacks, *self.fallbacks]))
         report = Report(
             versions=Versions(version("lbyl-onnx"), ort.__version__, self.options.run.provider),
@@ -228,6 +232,12 @@ class _Compression:
         """What comes of a plan."""
         self.telling.stage("restoring")
         task, restored = self.restore(plan, self.calibration)
+        for choice, outcome in zip(plan.choices, restored.outcomes, strict=True):
+            told = choice.reason or (f"restored with {outcome.restored}" if outcome.restored else outcome.note)
+            gone = int(choice.removed.sum())
+            logger.info(
+                "group %s: %d of %d units go; %s", choice.group.name, gone, choice.group.units, told or "as it is"
+            )
         errors = self.measure_layers(task, restored)
         reshare(restored.model, self.prepared.origins)
         return Made(plan, restored, errors, self.validate(restored.model))
@@ -288,5 +298,7 @@ class _Compression:
             raise ValidationFailed(f"the result cannot be compared with the original: {error}") from error
         if self.judging.evaluation is not None and validation.accuracy_before is None:
             raise UsageError(f"{samples.source}: {NO_LABELS}", "eval")
+        if validation.verdict is not None:
+            logger.info("verdict: %s, %s", validation.verdict.level, validation.verdict.reason)
         check_limits(validation, self.options.limits)
         return validation

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,6 +12,8 @@ from ..restoration.methods import Restored
 from ..selection.plan import Plan
 from ..selection.planner import Planner
 from .records import LayerErrors, Validation
+
+logger = logging.getLogger(__name__)
 
 NOISE = 1.03
 """How much longer a run may seem to take than it does."""
@@ -41,6 +44,7 @@ def fast_enough(planner: Planner, make: Callable[[], Made]) -> Made:
     if made.validation is None:
         return made
     if made.milliseconds > 1 / NOISE and planner.coarsen():
+        logger.info("it takes %.3f of the original's time; planning again with coarser blocks", made.milliseconds)
         try:
             coarser = make()
         except (NothingToRemove, ValidationFailed):
@@ -52,6 +56,9 @@ def fast_enough(planner: Planner, make: Callable[[], Made]) -> Made:
     target = next((target for target in planner.options.targets if target.name == LATENCY), None)
     if target is not None and _missed(target, made.validation) > NOISE:
         planner.latency_factor *= _missed(target, made.validation)
+        logger.info(
+            "it misses %s; planning again, with latencies %.2f of the predicted", target, planner.latency_factor
+        )
         made = make()
         if _missed(target, made.validation) > NOISE:
             found = made.validation

@@ -101,7 +101,7 @@ class _Planning:
             if self._asked:
                 raise
             chosen = planner.plan_of(np.zeros(len(analysis.groups), np.int64))
-        return PlanReport(
+        found = PlanReport(
             versions=Versions(version("lbyl-onnx"), ort.__version__, options.run.provider),
             options=options,
             input=before,
@@ -109,6 +109,8 @@ class _Planning:
             frontier=self._frontier(planner, calibration, before.macs),
             calibration=calibration.source,
         )
+        tell.end()
+        return found
 
     def _frontier(self, planner: Planner, calibration: Calibration, macs: int) -> tuple[FrontierPoint, ...]:
         whole = float(planner.costs.macs(np.zeros(len(planner.analysis.groups))))

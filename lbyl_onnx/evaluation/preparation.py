@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import replace
 from functools import cached_property
@@ -10,7 +11,7 @@ import numpy as np
 
 from ..calibration.samples import Calibration, calibrate, is_made_up
 from ..calibration.user_samples import Source
-from ..errors import MeasurementFailed, ModelError, UsageError
+from ..errors import MeasurementFailed, ModelError, UsageError, counted
 from ..model.initializers import unshare
 from ..model.model import Model
 from ..model.session import open_session, run
@@ -22,6 +23,8 @@ from ..selection.planner import Planner
 from .advice import unused_options
 from .inspection import analyse_for, file_report
 from .judging import Judging
+
+logger = logging.getLogger(__name__)
 
 CRITERION = "l2"
 """Stands in where activations cannot be measured."""
@@ -51,6 +54,8 @@ class Preparation:
         telling.stage("analysing")
         working, self.origins = unshare(source)
         self.analysis, self.reasons = analyse_for(working, options, self.restoration)
+        free = sum(reason is None for reason in self.reasons)
+        logger.info("%s: units may go in %d of %s", source.name, free, counted(len(self.reasons), "group"))
         self.before = file_report(self.analysis, np.ones(self.analysis.classes.count, bool), source)
         self.calibration = self._sample()
         self.seconds = time.perf_counter() - started
@@ -102,4 +107,5 @@ class Preparation:
         options = self.options
         found = calibrate(self.analysis.model, self.judging.given, options.samples, self.before.macs, options.run)
         self.warnings += found.warnings
+        logger.info("measuring on %s", found.source)
         return found
