@@ -21,6 +21,8 @@ from .model.writing import save
 from .options import Limits, Normalisation, Options, PruneOptions, RunOptions, SampleOptions
 from .progress import Progress
 from .restoration.methods import Outcome
+from .sweeps.rows import Row, Sweep
+from .sweeps.sweep import SweepProgress, sweep
 
 __version__: str
 
@@ -46,8 +48,11 @@ __all__ = [
     "Progress",
     "PruneOptions",
     "Report",
+    "Row",
     "RunOptions",
     "SampleOptions",
+    "Sweep",
+    "SweepProgress",
     "UsageError",
     "Validation",
     "ValidationFailed",
@@ -57,5 +62,6 @@ __all__ = [
     "load",
     "plan",
     "save",
+    "sweep",
     "validate",
 ]

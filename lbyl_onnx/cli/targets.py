@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,14 +12,17 @@ from ..errors import UsageError
 from ..evaluation.plan_file import PlanReport
 from ..evaluation.records import Report
 from ..model.reading import load
-from ..model.writing import save
+from ..model.writing import save, write_text
 from .screen import STANDARD
 
 
-def check_targets(source: Path, target: Path, report: Path | None, force: bool) -> None:
-    """Refuse what would fail at the end, before the work begins."""
+def check_targets(source: Path, target: Path, report: Path | None, force: bool, json: bool) -> None:
+    """Refuse what would fail at the end, before the work begins. `json`: the report goes to standard output too."""
     if target == report == STANDARD:
         raise UsageError("OUT and --report cannot both be -, standard output; give one of them a file")
+    if json and STANDARD in (target, report):
+        what = "OUT" if target == STANDARD else "--report"
+        raise UsageError(f"--json prints on standard output, which {what} is too (-); give {what} a file")
     if report is not None and report != STANDARD and report.resolve() in (source.resolve(), target.resolve()):
         raise UsageError(f"--report {report}: is a model of this command; choose another name")
     for path, option in ((target, ""), (report, "--report ")):
@@ -28,10 +30,12 @@ def check_targets(source: Path, target: Path, report: Path | None, force: bool) 
             _check_target(path, option, source, force)
 
 
-def check_plan(source: Path, path: Path, force: bool) -> None:
+def check_plan(source: Path, path: Path, force: bool, json: bool) -> None:
     """The same for a plan."""
+    if json and path == STANDARD:
+        raise UsageError("--json prints on standard output, which --out is too (-); give --out a file")
     if path != STANDARD:
-        _check_target(path, "--json ", source, force)
+        _check_target(path, "--out ", source, force)
 
 
 def write_plan(plan: PlanReport, path: Path) -> None:
@@ -89,12 +93,5 @@ def write_result(result: CompressionResult, target: Path, report: Path | None, f
 def _write_text(text: str, path: Path) -> None:
     if path == STANDARD:
         print(text)
-        return
-    path = path.resolve() if path.is_symlink() else path
-    try:
-        with tempfile.TemporaryDirectory(prefix=".lbyl-onnx-", dir=path.parent) as folder:
-            draft = Path(folder, path.name)
-            draft.write_text(text + "\n", encoding="utf-8")
-            os.replace(draft, path)
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be written ({error.strerror}); choose another place") from None
+    else:
+        write_text(text, path)
