@@ -16,14 +16,17 @@ from typer.core import TyperCommand
 
 from ..errors import LbylError, UsageError
 from .commands import compress, inspect, plan, validate
+from .config import defaults
 from .screen import print_error
+from .sweep import sweep
 
 INTERRUPTED = 130
+COMPLETING = "_LBYL_ONNX_COMPLETE"
+"""Set by shells that ask for completions."""
 _ParserError = cast(type[typer.BadParameter], typer.BadParameter.__mro__[1])
 """The base of errors in arguments, which typer itself does not export."""
 
 app = typer.Typer(
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -34,14 +37,15 @@ class _Command(TyperCommand):
     """A command whose usage line says IN OUT, without the braces that some versions of typer put around them."""
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]
+        return [piece.translate({ord("{"): None, ord("}"): None}) for piece in super().collect_usage_pieces(ctx)]
 
 
-COMMANDS = ("compress", "plan", "inspect", "validate")
+COMMANDS = ("compress", "plan", "inspect", "validate", "sweep")
 app.command("compress", cls=_Command, short_help="Write a smaller model.")(compress)
 app.command("plan", cls=_Command, short_help="Show what each group is worth, and what budgets cost.")(plan)
 app.command("inspect", cls=_Command, short_help="List the channel groups of a model.")(inspect)
 app.command("validate", cls=_Command, short_help="Compare two models in onnxruntime.")(validate)
+app.command("sweep", cls=_Command, short_help="Compress many models for many budgets.")(sweep)
 
 
 def main() -> int:
@@ -63,7 +67,7 @@ def run(arguments: list[str] | None = None) -> int:
     """
     given = sys.argv[1:] if arguments is None else arguments
     try:
-        code = app(given, prog_name="lbyl-onnx", standalone_mode=False) or 0
+        code = app(given, prog_name="lbyl-onnx", standalone_mode=False, default_map=_defaults()) or 0
         return _fail("interrupted", code) if code == INTERRUPTED else code
     except UsageError as error:
         option = f"--{error.parameter.replace('_', '-')} " if error.parameter else ""
@@ -80,6 +84,11 @@ def run(arguments: list[str] | None = None) -> int:
         if os.environ.get("LBYL_ONNX_DEBUG") == "1":
             traceback.print_exc()
         return _fail(f"internal error: {type(error).__name__}: {error}; please report it", 1, prefix="")
+
+
+def _defaults() -> dict[str, dict[str, Any]]:
+    """What a file in the working directory says, but not to a shell that asks for completions."""
+    return {} if COMPLETING in os.environ else defaults(cast(Any, typer.main.get_command(app)).commands)
 
 
 def _command_path(error: typer.BadParameter, given: list[str]) -> str:

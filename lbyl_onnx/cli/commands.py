@@ -53,6 +53,7 @@ from .arguments import (
     Std,
     Target,
     Threads,
+    Verbose,
     parse_normalisation,
     parse_rounding,
     parse_shapes,
@@ -93,7 +94,9 @@ def compress(
     max_drop: MaxDrop = None,
     report: ReportFile = None,
     force: Force = False,
+    json: Json = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
     no_validate: NoValidate = False,
 ) -> None:
     """Compress the model IN, compare it with the original in onnxruntime, and write it to OUT where it passes.
@@ -101,7 +104,7 @@ def compress(
     Exit codes: 0 done, 1 internal error, 2 wrong usage, 3 unreadable or invalid model, 4 nothing could be removed,
     5 the result failed validation, 130 interrupted. Unless it is 0, nothing is written.
     """
-    check_targets(source, target, report, force)
+    check_targets(source, target, report, force, json)
     with progress(quiet) as tell:
         result = compression.compress(
             _read(source),
@@ -134,7 +137,9 @@ def compress(
             progress=tell,
         )
         record, written = write_result(result, target, report, force)
-    if not quiet:
+    if json:
+        print(record.to_json())
+    elif not quiet:
         print_compression(console(stderr=STANDARD in (target, report)), record, written)
     for warning in record.warnings:
         print_error(f"warning: {warning}")
@@ -158,8 +163,10 @@ def plan(
     provider: Provider = "auto",
     threads: Threads = None,
     custom_ops_library: Library = None,
-    json: PlanTarget = None,
+    out: PlanTarget = None,
     force: Force = False,
+    json: Json = False,
+    verbose: Verbose = False,
 ) -> None:
     """Measure what each group of a model is worth to its outputs, what ten budgets would cost, and plan for one of them
     (default: macs=0.8); `compress --plan` carries that out.
@@ -167,8 +174,8 @@ def plan(
     Exit codes: 0 done, 1 internal error, 2 wrong usage, 3 unreadable or invalid model, 4 nothing could be removed, 130
     interrupted.
     """
-    if json is not None:
-        check_plan(model, json, force)
+    if out is not None:
+        check_plan(model, out, force, json)
     with progress() as tell:
         found = planning.plan(
             _read(model),
@@ -188,12 +195,15 @@ def plan(
             custom_ops_library=custom_ops_library,
             progress=tell,
         )
-    screen = console(stderr=json == STANDARD)
-    screen.print(tables.plan_table(found, screen.width))
-    screen.print()
-    screen.print(tables.frontier_table(found))
-    if json is not None:
-        write_plan(found, json)
+    if json:
+        print(found.to_json())
+    else:
+        screen = console(stderr=out == STANDARD)
+        screen.print(tables.plan_table(found, screen.width))
+        screen.print()
+        screen.print(tables.frontier_table(found))
+    if out is not None:
+        write_plan(found, out)
 
 
 def inspect(
@@ -201,6 +211,7 @@ def inspect(
     shape: Shape = None,
     custom_ops_library: Library = None,
     json: Json = False,
+    verbose: Verbose = False,
 ) -> None:
     """List the channel groups of a model: what could be removed, and why the rest could not.
 
@@ -231,6 +242,7 @@ def validate(
     seed: Seed = 0,
     custom_ops_library: Library = None,
     json: Json = False,
+    verbose: Verbose = False,
 ) -> None:
     """Compare the models A and B in onnxruntime: outputs, latency and, with labels, accuracy.
 

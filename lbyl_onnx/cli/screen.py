@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from rich.progress import Progress as Bar
 
 from ..evaluation import tables
 from ..evaluation.records import Report, Validation
-from ..progress import Listener, Progress
+from ..progress import PACKAGE, Listener, Progress
 
 STANDARD = Path("-")
 """Stands for standard input or output."""
@@ -66,8 +67,8 @@ def print_agreement(screen: Console, validation: Validation) -> None:
 @contextmanager
 def progress(quiet: bool = False) -> Iterator[Listener]:
     """What shows where a run is on standard error: a bar if that is a terminal, else a line for each stage; nothing
-    with `quiet`."""
-    if quiet:
+    with `quiet`, or where the log shows it."""
+    if quiet or _logged():
         yield lambda progress: None
     elif sys.stderr.isatty():
         columns = (
@@ -92,11 +93,15 @@ def progress(quiet: bool = False) -> Iterator[Listener]:
 @contextmanager
 def waiting(stage: str) -> Iterator[None]:
     """A spinner on standard error, if that is a terminal."""
-    if not sys.stderr.isatty():
+    if not sys.stderr.isatty() or _logged():
         yield
         return
     with Console(stderr=True).status(stage, spinner="line"):
         yield
+
+
+def _logged() -> bool:
+    return logging.getLogger(PACKAGE).isEnabledFor(logging.INFO)
 
 
 def _described(progress: Progress) -> str:

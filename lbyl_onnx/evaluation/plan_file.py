@@ -14,7 +14,7 @@ from ..selection.plan import Choice, Plan
 from ..selection.planner import Planner
 from .records import FileReport, Versions, from_json, to_json
 
-EXPECTED = "a plan that `lbyl-onnx plan --json` wrote for this model"
+EXPECTED = "a plan that `lbyl-onnx plan --out` wrote for this model"
 
 
 @dataclass(frozen=True)

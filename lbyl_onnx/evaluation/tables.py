@@ -53,7 +53,7 @@ def plan_table(report: PlanReport, width: int) -> Table:
         for group in report.groups
         if group.reason is None
     ]
-    return _named_table(header, rows, width)
+    return named_table(header, rows, width)
 
 
 def frontier_table(report: PlanReport) -> Table:
@@ -129,7 +129,7 @@ def outputs_table(validation: Validation, width: int) -> Table:
         )
         for output in validation.outputs
     ]
-    return _named_table(header, rows, width)
+    return named_table(header, rows, width)
 
 
 def cut_summary(report: Report) -> str:
@@ -169,7 +169,7 @@ def answers_table(validation: Validation, width: int) -> Table | None:
             rows.append((printable(output.name), sure, divergence, loss))
     if not rows:
         return None
-    return _named_table(header, rows, width)
+    return named_table(header, rows, width)
 
 
 def verdict(validation: Validation) -> str | None:
@@ -252,7 +252,7 @@ def _widths(header: Row, rows: list[Row]) -> list[int]:
     return [max(map(len, column)) for column in zip(header, *rows, strict=True)]
 
 
-def _named_table(header: Row, rows: list[Row], width: int) -> Table:
+def named_table(header: Row, rows: list[Row], width: int) -> Table:
     """Names in the first column, shortened so that all fits in `width` characters, and numbers."""
     room = width - sum(_widths(header, rows)[1:]) - GAP * (len(header) - 1)
     return _table(header, [(shorten(name, max(room, NAME_MINIMUM)), *others) for name, *others in rows], slice(1, None))
