@@ -60,13 +60,13 @@ class Telling:
     def stage(self, stage: str) -> None:
         """A stage begins, and the one before it ends."""
         self.end()
-        self._stage, self._since = stage, time.perf_counter()
+        self._stage, self._since = stage, time.monotonic()
         self.layer("", 0.0)
 
     def end(self) -> None:
         """The last stage ends."""
         if self._since is not None:
-            logger.info("%s took %.2f s", self._stage, time.perf_counter() - self._since)
+            logger.info("%s took %.2f s", self._stage, time.monotonic() - self._since)
         self._since = None
 
     def layer(self, layer: str, share: float) -> None:
