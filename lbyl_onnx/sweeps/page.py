@@ -102,7 +102,9 @@ def _classifies(row: Row) -> bool:
 
 def _lost(row: Row) -> float:
     """Points of accuracy, or per cent of the energy."""
-    return 100 * ((row.expected_loss if _classifies(row) else row.divergence) or 0.0)
+    if row.expected_loss is not None:
+        return 100 * row.expected_loss
+    return 0.0 if row.sqnr_db is None else 100 * 10 ** (-row.sqnr_db / 10)
 
 
 def _across(share: float, least: float) -> float:

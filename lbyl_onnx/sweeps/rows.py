@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..evaluation.records import Report, Validation, to_json
+from ..evaluation.verdict import answers
 from .pieces import MODELS, Piece
 
 DONE, REFUSED, FAILED = "done", "refused", "failed"
@@ -21,8 +22,9 @@ class Row:
 
     `status`: "done", "refused" (the model cannot be read, or not be brought to the budget) or "failed" (a worker broke
     off: the next run of the sweep tries again), both for a `reason`. `file`: the result, from the sweep's folder.
-    `macs_share`: of the original's that stay; `divergence`: of the outputs, see `Validation`; `expected_loss`, its
-    interval, accuracies and `agreement` in [0, 1], of the output that loses most, None where none holds classes.
+    `macs_share`: of the original's that stay; `divergence`: of the outputs, see `Validation`; `sqnr_db`: of the worst;
+    `expected_loss`, its interval and `agreement`: in [0, 1], of the classifying output that loses most, None where
+    there is none.
     `seconds`: of work, preparation included. `key`: names the record of the piece.
     """
 
@@ -127,7 +129,8 @@ def _sizes(report: Report) -> dict[str, Any]:
 
 
 def _answers(validation: Validation) -> dict[str, Any]:
-    found = [output.classes for output in validation.outputs if output.classes is not None]
+    outputs = [(output.classes, output.shape[1]) for output in validation.outputs if output.classes is not None]
+    found = [classes for classes, count in outputs if answers(classes, count)]
     if not found:
         return {}
     worst = max(found, key=lambda classes: classes.expected_loss)

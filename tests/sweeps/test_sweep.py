@@ -66,7 +66,7 @@ def test_results_are_those_of_compress(models, tmp_path, worked):
         lbyl_onnx.save(alone, tmp_path / "alone.onnx", force=True)
         assert (tmp_path / "out" / row.file).read_bytes() == (tmp_path / "alone.onnx").read_bytes()
         assert row.macs_after == alone.report.output.macs and row.macs_before == alone.report.input.macs
-        assert row.macs_share <= target["macs"] and row.divergence > 0 and row.expected_loss is not None
+        assert row.macs_share <= target["macs"] and row.divergence > 0
         assert row.latency_before_ms > 0 and row.latency_after_ms > 0
 
 
