@@ -8,6 +8,7 @@ import signal
 import sys
 import traceback
 import warnings
+from collections.abc import Callable
 from importlib.metadata import version as version_of
 from typing import Annotated, Any, cast
 
@@ -40,12 +41,15 @@ class _Command(TyperCommand):
         return [piece.translate({ord("{"): None, ord("}"): None}) for piece in super().collect_usage_pieces(ctx)]
 
 
-COMMANDS = ("compress", "plan", "inspect", "validate", "sweep")
-app.command("compress", cls=_Command, short_help="Write a smaller model.")(compress)
-app.command("plan", cls=_Command, short_help="Show what each group is worth, and what budgets cost.")(plan)
-app.command("inspect", cls=_Command, short_help="List the channel groups of a model.")(inspect)
-app.command("validate", cls=_Command, short_help="Compare two models in onnxruntime.")(validate)
-app.command("sweep", cls=_Command, short_help="Compress many models for many budgets.")(sweep)
+COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
+    "compress": (compress, "Write a smaller model."),
+    "plan": (plan, "Show what each group is worth, and what budgets cost."),
+    "inspect": (inspect, "List the channel groups of a model."),
+    "validate": (validate, "Compare two models in onnxruntime."),
+    "sweep": (sweep, "Compress many models for many budgets."),
+}
+for _name, (_function, _help) in COMMANDS.items():
+    app.command(_name, cls=_Command, short_help=_help)(_function)
 
 
 def main() -> int:
@@ -88,7 +92,16 @@ def run(arguments: list[str] | None = None) -> int:
 
 def _defaults() -> dict[str, dict[str, Any]]:
     """What a file in the working directory says, but not to a shell that asks for completions."""
-    return {} if COMPLETING in os.environ else defaults(cast(Any, typer.main.get_command(app)).commands)
+    if COMPLETING in os.environ:
+        return {}
+    parsers = cast(Any, typer.main.get_command(app)).commands
+    return defaults({name: (function, _options(parsers[name])) for name, (function, _) in COMMANDS.items()})
+
+
+def _options(parser: Any) -> dict[str, str]:
+    """The parameter of each option that a command has."""
+    pairs = ((option, each.name) for each in parser.params for option in each.opts)
+    return {option[2:]: name for option, name in pairs if option.startswith("--") and option != "--help"}
 
 
 def _command_path(error: typer.BadParameter, given: list[str]) -> str:

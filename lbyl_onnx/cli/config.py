@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 from ..errors import UsageError, article
 
@@ -15,18 +15,25 @@ else:
     import tomli as tomllib
 
 FILE, PROJECT, TABLE = "lbyl-onnx.toml", "pyproject.toml", "lbyl-onnx"
-KINDS: dict[str, tuple[tuple[type, ...], str]] = {
-    "boolean": ((bool,), "true or false"),
-    "integer": ((int,), "a whole number"),
-    "float": ((int, float), "a number"),
+KINDS: dict[type, tuple[tuple[type, ...], str]] = {
+    bool: ((bool,), "true or false"),
+    int: ((int,), "a whole number"),
+    float: ((int, float), "a number"),
+    str: ((str,), "a text in quotes"),
+    Path: ((str,), "a path in quotes"),
 }
-TEXT: tuple[tuple[type, ...], str] = ((str,), "a text in quotes")
+"""Types of parameters: what a value in TOML may be, and what that is called."""
+
+Command = Callable[..., None]
 
 
-def defaults(commands: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Values by command and parameter, from one table for each of the `commands` with options' names as keys; of
-    lbyl-onnx.toml alone where both files are there. Raises UsageError, which names file and key, where a key is unknown
-    or a value of the wrong type."""
+def defaults(commands: Mapping[str, tuple[Command, Mapping[str, str]]]) -> dict[str, dict[str, Any]]:
+    """Values by command and parameter, from one table for each command with options' names as keys; of lbyl-onnx.toml
+    alone where both files are there.
+
+    `commands`: by name their function, and the function's parameter for each option. Raises UsageError, which names
+    file and key, where a key is unknown or a value of the wrong type.
+    """
     name, tables = _read()
     found: dict[str, dict[str, Any]] = {}
     for command, table in tables.items():
@@ -34,18 +41,14 @@ def defaults(commands: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
             raise UsageError(f"{name}: {command!r} is unknown; expected tables named {', '.join(commands)}")
         if not isinstance(table, Mapping):
             raise UsageError(f"{name}: {command} is no table; expected [{command}] with names of its options as keys")
-        options = {
-            option.removeprefix("--"): parameter
-            for parameter in commands[command].params
-            for option in parameter.opts
-            if option.startswith("--") and option != "--help"
-        }
+        function, options = commands[command]
+        types = get_type_hints(function)
         for key, value in table.items():
             if key not in options:
                 known = ", ".join(sorted(options))
                 raise UsageError(f"{name}: {command}.{key} is no option of {command}; expected one of {known}")
-            _check(f"{name}: {command}.{key}", options[key], value)
-            found.setdefault(command, {})[options[key].name] = value
+            _check(f"{name}: {command}.{key}", types[options[key]], value)
+            found.setdefault(command, {})[options[key]] = value
     return found
 
 
@@ -64,12 +67,15 @@ def _read() -> tuple[str, Mapping[str, Any]]:
     return FILE, {}
 
 
-def _check(place: str, parameter: Any, value: object) -> None:
-    """Raise UsageError where a value cannot be one of the parameter's."""
-    types, expected = KINDS.get(parameter.type.name, TEXT)
-    if parameter.multiple:
-        expected = f"a list, each {expected}"
-    values = value if parameter.multiple and isinstance(value, list) else [value]
-    fits = all(isinstance(each, types) and isinstance(each, bool) == (bool in types) for each in values)
-    if not fits or isinstance(value, list) != parameter.multiple:
+def _check(place: str, hint: Any, value: object) -> None:
+    """Raise UsageError where a value cannot be one of a parameter's, whose type is one of KINDS, a list of it, or that or None."""
+    if type(None) in get_args(hint):
+        (hint,) = (each for each in get_args(hint) if each is not type(None))
+    listed = get_origin(hint) is list
+    kind = get_args(hint)[0] if listed else hint
+    types, expected = KINDS[kind]
+    values = value if listed and isinstance(value, list) else [value]
+    fits = all(isinstance(each, types) and isinstance(each, bool) == (kind is bool) for each in values)
+    if not fits or isinstance(value, list) != listed:
+        expected = f"a list, each {expected}" if listed else expected
         raise UsageError(f"{place} is {article(type(value).__name__)}; expected {expected}")
