@@ -59,7 +59,7 @@ from .arguments import (
     parse_shapes,
     parse_targets,
 )
-from .screen import STANDARD, console, print_agreement, print_compression, print_error, progress, waiting
+from .screen import STANDARD, console, print_agreement, print_compression, print_error, progress, say, waiting
 from .targets import check_plan, check_targets, write_plan, write_result
 
 
@@ -201,7 +201,7 @@ def plan(
         screen = console(stderr=out == STANDARD)
         screen.print(tables.plan_table(found, screen.width))
         screen.print()
-        screen.print(tables.frontier_table(found))
+        screen.print(tables.frontier_table(found, screen.width))
     if out is not None:
         write_plan(found, out)
 
@@ -226,7 +226,7 @@ def inspect(
     if found.groups:
         screen.print(tables.groups_table(found, screen.width))
         screen.print()
-    screen.print(tables.totals(found), soft_wrap=True)
+    say(screen, tables.totals(found))
 
 
 def validate(
@@ -265,7 +265,7 @@ def validate(
         print(to_json(found))
     else:
         screen = console()
-        screen.print(tables.measurement_table(found))
+        screen.print(tables.measurement_table(found, screen.width))
         print_agreement(screen, found)
     for warning in found.warnings:
         print_error(f"warning: {warning}")

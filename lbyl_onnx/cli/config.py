@@ -68,7 +68,7 @@ def _read() -> tuple[str, Mapping[str, Any]]:
 
 
 def _check(place: str, hint: Any, value: object) -> None:
-    """Raise UsageError where a value cannot be one of a parameter's, whose type is one of KINDS, a list of it, or that or None."""
+    """Raise UsageError where a value is none of a parameter of this type, one of KINDS or a list of it, or None."""
     if type(None) in get_args(hint):
         (hint,) = (each for each in get_args(hint) if each is not type(None))
     listed = get_origin(hint) is list

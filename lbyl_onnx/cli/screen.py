@@ -20,7 +20,7 @@ from ..progress import PACKAGE, Listener, Progress
 STANDARD = Path("-")
 """Stands for standard input or output."""
 UNLIMITED = 1000
-NARROWEST = 60
+NARROWEST = 40
 LAYER_WIDTH = 24
 
 
@@ -32,13 +32,18 @@ def console(stderr: bool = False) -> Console:
     return result
 
 
+def say(screen: Console, text: str) -> None:
+    """Sentences, broken between words where the screen has an end."""
+    screen.print(text, soft_wrap=screen.width == UNLIMITED)
+
+
 def print_compression(screen: Console, report: Report, written: str) -> None:
     """What was done, and where it was `written`."""
-    screen.print(tables.compression_table(report))
+    screen.print(tables.compression_table(report, screen.width))
     screen.print()
-    screen.print(tables.cut_summary(report), soft_wrap=True)
+    say(screen, tables.cut_summary(report))
     if report.calibration is not None:
-        screen.print(tables.printable(f"measured on {report.calibration}"))
+        say(screen, tables.printable(f"measured on {report.calibration}"))
     if report.validation is not None:
         print_agreement(screen, report.validation)
     else:
@@ -48,10 +53,10 @@ def print_compression(screen: Console, report: Report, written: str) -> None:
 
 def print_agreement(screen: Console, validation: Validation) -> None:
     """How far the outputs of two models agree, and on what that was measured."""
-    screen.print(tables.measured_on(validation), soft_wrap=True)
+    say(screen, tables.measured_on(validation))
     if validation.free_outputs:
         names = ", ".join(validation.free_outputs)
-        screen.print(tables.printable(f"not compared, as their sizes follow values: {names}"), soft_wrap=True)
+        say(screen, tables.printable(f"not compared, as their sizes follow values: {names}"))
     if validation.outputs:
         screen.print()
         screen.print(tables.outputs_table(validation, screen.width))
@@ -61,7 +66,7 @@ def print_agreement(screen: Console, validation: Validation) -> None:
         screen.print(answers)
         screen.print()
     if verdict is not None:
-        screen.print(verdict, soft_wrap=True)
+        say(screen, verdict)
 
 
 @contextmanager
@@ -72,7 +77,7 @@ def progress(quiet: bool = False) -> Iterator[Listener]:
         yield lambda progress: None
     elif sys.stderr.isatty():
         columns = (
-            BarColumn(24),
+            BarColumn(min(24, console(stderr=True).width // 4)),
             TextColumn("{task.percentage:>3.0f} %"),
             TextColumn("{task.description}", markup=False),
         )

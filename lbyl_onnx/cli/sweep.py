@@ -38,7 +38,7 @@ from .arguments import (
     parse_shapes,
     parse_targets,
 )
-from .screen import console, print_error
+from .screen import console, print_error, say
 
 BETWEEN_BUDGETS = re.compile(r",(?=\s*[a-z]+\s*=)")
 """A comma that is not one of a number such as 4,000,000."""
@@ -158,7 +158,7 @@ def _show(found: Sweep) -> None:
     for row in found.rows:
         if row.status != DONE:
             said = f"{row.status}: {Path(row.model).stem} at {row.budget}: {row.reason}"
-            screen.print(printable(said), soft_wrap=True)
+            say(screen, printable(said))
     counts = [f"{found.count(status)} {status}" for status in (DONE, REFUSED, FAILED) if found.count(status)]
     screen.print(f"{', '.join(counts)}; wrote {Path(found.out, sweeping.TABLE)}", soft_wrap=True)
 
