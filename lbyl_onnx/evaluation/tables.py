@@ -267,7 +267,7 @@ def named_table(header: Row, rows: list[Row], width: int) -> Table:
 def _paragraphs(header: Row, rows: list[Row], width: int) -> Table:
     """For each row its name, and below it a line for each of the others that is not empty."""
     table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column()
+    table.add_column(overflow="fold")
     titles = max(map(len, header[1:]))
     for name, *rest in rows:
         table.add_row(shorten(name, width), style="bold")

@@ -9,9 +9,10 @@ import subprocess
 import sys
 
 import command_line
+import onnx
 import pytest
 import small
-from command_line import CNN, assert_refused, files
+from command_line import CNN, assert_refused, chain, files
 from uniform import UNIFORM
 
 import lbyl_onnx
@@ -165,3 +166,61 @@ def test_bash_completes(tmp_path):
     path = os.pathsep.join([str(tmp_path), os.environ["PATH"]])
     found = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=environment(PATH=path))
     assert (found.stdout, found.stderr) == ("--json\n", "")
+
+
+# ---- colours and widths
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+def test_everything_fits_the_terminal(lbyl, tmp_path, monkeypatch, width):
+    """Long names too; and no number is cut off."""
+    names = tuple("/".join(["", *["block"] * 12, name, "Gemm"]) for name in ("first", "second"))
+    onnx.save(chain(names), tmp_path / "m.onnx")
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.chdir(tmp_path)
+    asked = "--target", "macs=0.8", "--round-to", 1, *QUICK
+    printed = {
+        "compress": lbyl("compress", "m.onnx", "o.onnx", *asked)[1],
+        "validate": lbyl("validate", "m.onnx", "o.onnx")[1],
+        "inspect": lbyl("inspect", "m.onnx")[1],
+        "plan": lbyl("plan", "m.onnx", "--round-to", 1, *QUICK)[1],
+    }
+    for command, text in printed.items():
+        assert text and max(map(len, text.splitlines())) <= width, command
+        assert "…" not in text, command
+    assert "first/Gemm" in printed["inspect"] and "first/Gemm" in printed["plan"]
+    record = lbyl_onnx.inspect("o.onnx").input
+    assert f"{record.parameters:,}" in printed["compress"] and "SQNR dB" in printed["validate"]
+
+
+def test_sweeps_fit_the_terminal(lbyl, model, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    command = "sweep", model, "--target", "macs=0.8", "--out", "out", "--jobs", 1, *QUICK
+    for width in (80, 60, 40):
+        monkeypatch.setenv("COLUMNS", str(width))
+        code, printed, _ = lbyl(*command)
+        table = printed.split("\n\n")[0].splitlines()
+        assert code == 0 and max(map(len, table)) <= width and "…" not in printed
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+@pytest.mark.parametrize("wanted", [True, False])
+def test_colours_only_where_they_are_wanted(model, wanted):
+    """On a terminal, whose colours NO_COLOR switches off."""
+    import pty
+
+    more = {"TERM": "xterm-256color", **({} if wanted else {"NO_COLOR": "1"})}
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "lbyl_onnx", "plan", str(model), *QUICK]
+    process = subprocess.Popen(command, stdout=theirs, stderr=theirs, env=environment(**more))
+    os.close(theirs)
+    shown = b""
+    try:
+        while part := os.read(ours, 2**16):
+            shown += part
+    except OSError:  # the terminal's other side is closed
+        pass
+    os.close(ours)
+    assert process.wait() == 0 and b"Sensitivity" in shown and b"choosing" in shown
+    colours = re.findall(rb"\x1b\[(?:\d+;)*(?:3[0-7]|38;[\d;]+|9[0-7])m", shown)
+    assert bool(colours) == wanted
