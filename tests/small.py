@@ -10,7 +10,7 @@ from pathlib import Path
 import onnx
 from graphs import Builder
 
-SAMPLES = 32
+SAMPLES = 16
 
 
 def model(path: Path, units: int = 32, seed: int = 0) -> Path:

@@ -16,6 +16,7 @@ from command_line import CNN, assert_refused, chain, files
 from uniform import UNIFORM
 
 import lbyl_onnx
+from lbyl_onnx import cli
 from lbyl_onnx.evaluation.plan_file import PlanReport
 from lbyl_onnx.evaluation.records import from_json
 
@@ -121,34 +122,43 @@ def environment(**more):
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **more}
 
 
-def completed(shell, words, **more):
-    """What a shell is told behind these words."""
-    asked = {"_LBYL_ONNX_COMPLETE": f"complete_{shell}", "_TYPER_COMPLETE_ARGS": words, **more}
-    command = [sys.executable, "-m", "lbyl_onnx"]
-    return subprocess.run(command, capture_output=True, text=True, env=environment(**asked)).stdout
+@pytest.fixture
+def ended(monkeypatch, capsys):
+    """Runs a command that ends the process, in this environment: its code and standard output."""
+
+    def call(*arguments, **variables):
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(SystemExit) as end:
+            cli.run(list(arguments))
+        return end.value.code, capsys.readouterr().out
+
+    return call
 
 
-def test_shells_complete_commands_and_options():
-    zsh = completed("zsh", "lbyl-onnx compress a b --all")
-    fish = completed("fish", "lbyl-onnx sw", _TYPER_COMPLETE_FISH_ACTION="get-args")
-    assert "--allocation" in zsh and "--scope" not in zsh and fish.startswith("sweep")
+def test_shells_complete_commands_and_options(ended):
+    _, zsh = ended(_LBYL_ONNX_COMPLETE="complete_zsh", _TYPER_COMPLETE_ARGS="lbyl-onnx compress a b --all")
+    assert "--allocation" in zsh and "--scope" not in zsh
+    asked = {"_TYPER_COMPLETE_ARGS": "lbyl-onnx sw", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
+    _, fish = ended(_LBYL_ONNX_COMPLETE="complete_fish", **asked)
+    assert fish.startswith("sweep") and "plan" not in fish
     asked = {"COMP_WORDS": "lbyl-onnx compress --min", "COMP_CWORD": "2"}
-    assert completed("bash", "", **asked).split() == ["--min-agreement", "--min-sqnr"]
+    _, bash = ended(_LBYL_ONNX_COMPLETE="complete_bash", **asked)
+    assert bash.split() == ["--min-agreement", "--min-sqnr"]
 
 
-def test_completion_is_not_disturbed_by_a_wrong_file(tmp_path, monkeypatch):
+def test_completion_is_not_disturbed_by_a_wrong_file(ended, tmp_path, monkeypatch):
     (tmp_path / "lbyl-onnx.toml").write_text("[compress\n")
     monkeypatch.chdir(tmp_path)
-    assert completed("zsh", "lbyl-onnx pl").count("plan") == 1
+    assert ended(_LBYL_ONNX_COMPLETE="complete_zsh", _TYPER_COMPLETE_ARGS="lbyl-onnx pl")[1].count("plan") == 1
 
 
 @pytest.mark.parametrize("shell", SHELLS)
-def test_completion_is_installed(tmp_path, shell):
+def test_completion_is_installed(ended, tmp_path, shell):
     """As it is where the shell cannot be found out, which is then named."""
-    more = {"HOME": str(tmp_path), "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
-    command = [sys.executable, "-m", "lbyl_onnx", "--install-completion", shell]
-    found = subprocess.run(command, capture_output=True, text=True, env=environment(**more))
-    assert found.returncode == 0 and f"{shell} completion installed in {tmp_path}" in found.stdout
+    home = {"HOME": str(tmp_path), "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+    code, out = ended("--install-completion", shell, **home)
+    assert code == 0 and f"{shell} completion installed in {tmp_path}" in out
     scripts = [path.read_text() for path in tmp_path.rglob("*") if path.is_file() and "lbyl-onnx" in path.name]
     assert len(scripts) == 1 and f"_LBYL_ONNX_COMPLETE=complete_{shell}" in scripts[0]
 

@@ -14,6 +14,7 @@ from lbyl_onnx.evaluation import latency
 from lbyl_onnx.sweeps import sweep as sweeping
 from lbyl_onnx.sweeps import tasks
 
+QUICK = {"calibration": "noise", "samples": SAMPLES, "provider": "cpu", "threads": 1}
 TARGETS = [{"macs": 0.8}, {"macs": 0.6}]
 
 
@@ -49,7 +50,7 @@ def models(tmp_path):
 
 
 def sweep(models, out, targets=TARGETS, **options):
-    options = {"samples": SAMPLES, "provider": "cpu", "threads": 1, **options}
+    options = {**QUICK, **options}
     return lbyl_onnx.sweep(models, targets, out, **options)
 
 
@@ -60,9 +61,7 @@ def test_results_are_those_of_compress(models, tmp_path, worked):
     ]
     assert worked[0] == ["a.onnx", "b.onnx"] and len(worked[1]) == 4
     for row, target in zip(found.rows, TARGETS * 2, strict=True):
-        alone = lbyl_onnx.compress(
-            row.model, target=target, samples=SAMPLES, provider="cpu", threads=1, validation=False
-        )
+        alone = lbyl_onnx.compress(row.model, target=target, validation=False, **QUICK)
         lbyl_onnx.save(alone, tmp_path / "alone.onnx", force=True)
         assert (tmp_path / "out" / row.file).read_bytes() == (tmp_path / "alone.onnx").read_bytes()
         assert row.macs_after == alone.report.output.macs and row.macs_before == alone.report.input.macs
