@@ -164,8 +164,8 @@ def compress_prepared(
 ) -> CompressionResult:
     """The result of a prepared model within `targets`, whatever others were made of it before, or that of a plan.
 
-    `timed`: take latencies, and plan again what is too slow; without, latencies are not a number and targets may hold
-    none. Raises as `compress` does.
+    `timed`: take latencies, and plan again what is too slow; without, latencies are not a number, and `targets` may
+    hold none. Raises as `compress` does.
     """
     return _Compression(prepared, targets, timed).run(planned)
 

@@ -195,6 +195,8 @@ def plan(
             custom_ops_library=custom_ops_library,
             progress=tell,
         )
+    if out is not None:
+        write_plan(found, out)
     if json:
         print(found.to_json())
     else:
@@ -202,8 +204,6 @@ def plan(
         screen.print(tables.plan_table(found, screen.width))
         screen.print()
         screen.print(tables.frontier_table(found, screen.width))
-    if out is not None:
-        write_plan(found, out)
 
 
 def inspect(

@@ -60,10 +60,11 @@ def _read() -> tuple[str, Mapping[str, Any]]:
                 content: Any = tomllib.loads(Path(name).read_text(encoding="utf-8"))
             except (OSError, ValueError) as error:
                 raise UsageError(f"{name}: cannot be read as TOML ({error}); correct it") from error
-            tables = content if name == FILE else content.get("tool", {}).get(TABLE, {})
-            if not isinstance(tables, Mapping):
-                raise UsageError(f"{name}: tool.{TABLE} is no table; expected one for each command")
-            return name, tables
+            for key in () if name == FILE else ("tool", TABLE):
+                content = content.get(key, {})
+                if not isinstance(content, Mapping):
+                    raise UsageError(f"{name}: {key} is no table; expected [tool.{TABLE}.compress] and the like")
+            return name, content
     return FILE, {}
 
 

@@ -99,8 +99,9 @@ def test_wrong_keys_and_values(lbyl, folder, command, text, parts):
 
 
 def test_a_wrong_table_of_pyproject(lbyl, folder):
-    (folder / "pyproject.toml").write_text("[tool]\nlbyl-onnx = 3")
-    assert_refused(lbyl("inspect", CNN), 2, "pyproject.toml: tool.lbyl-onnx is no table")
+    for text, key in (("[tool]\nlbyl-onnx = 3", "lbyl-onnx"), ("tool = 3", "tool")):
+        (folder / "pyproject.toml").write_text(text)
+        assert_refused(lbyl("inspect", CNN), 2, f"pyproject.toml: {key} is no table")
     (folder / "pyproject.toml").write_text("[tool.lbyl-onnx.inspect]\nshapes = []")
     assert_refused(lbyl("inspect", CNN), 2, "pyproject.toml: inspect.shapes is no option of inspect")
 
