@@ -28,6 +28,8 @@ from .options import Limits, Normalisation, Options, PruneOptions, RunOptions, S
 from .progress import Progress
 from .reporting.files import save_plots, save_report
 from .restoration.methods import Outcome
+from .sweeps.rows import Row, Sweep
+from .sweeps.sweep import SweepProgress, sweep
 
 __version__: str
 
@@ -57,10 +59,13 @@ __all__ = [
     "PruneOptions",
     "PruningBound",
     "Report",
+    "Row",
     "RunOptions",
     "SampleOptions",
     "SamplesNeeded",
     "Statement",
+    "Sweep",
+    "SweepProgress",
     "UsageError",
     "Validation",
     "ValidationFailed",
@@ -74,5 +79,6 @@ __all__ = [
     "save",
     "save_plots",
     "save_report",
+    "sweep",
     "validate",
 ]

@@ -27,6 +27,7 @@ ROOMS = (
     "reporting",
     "compression",
     "olive",
+    "sweeps",
     "cli",
 )
 """From the lowest up: each may import those to its left."""

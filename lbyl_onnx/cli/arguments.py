@@ -12,6 +12,7 @@ from ..errors import UsageError
 from ..options import ALLOCATIONS, Normalisation
 from ..restoration import RESTORATIONS
 from ..selection import CRITERIA
+from .logs import log_to_stderr
 
 Provider = Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="onnxruntime's execution provider.")]
 Mean = Annotated[
@@ -25,7 +26,11 @@ Shape = Annotated[
     list[str] | None, typer.Option(metavar="NAME:1x3x224x224", help="Size of an input with dynamic axes.")
 ]
 Seed = Annotated[int, typer.Option(help="Seed of synthetic inputs.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the record as JSON on standard output, and no tables.")]
+Verbose = Annotated[
+    bool,
+    typer.Option("--verbose", "-v", callback=log_to_stderr, help="Log stages, samples, choices and times on stderr."),
+]
 Library = Annotated[
     str | None,
     typer.Option("--custom-ops-library", metavar="PATH", help="Shared library of operators to register."),
@@ -61,13 +66,11 @@ Allocation = Annotated[
 ]
 PlanFile = Annotated[
     Path | None,
-    typer.Option(
-        "--plan", readable=False, metavar="PATH.json", help="Carry out what plan --json wrote, edited or not."
-    ),
+    typer.Option("--plan", readable=False, metavar="PATH.json", help="Carry out what plan --out wrote, edited or not."),
 ]
 PlanTarget = Annotated[
     Path | None,
-    typer.Option("--json", readable=False, metavar="PATH.json", help="Write the plan here (-: standard output)."),
+    typer.Option("--out", readable=False, metavar="PATH.json", help="Write the plan here (-: standard output)."),
 ]
 Threads = Annotated[int | None, typer.Option(metavar="N", help="onnxruntime's threads; default: its choice.")]
 Restore = Annotated[str, typer.Option(metavar="|".join(RESTORATIONS), help="How to make up for them.")]

@@ -10,8 +10,6 @@ from ..calibration.synthetic import AUTO
 from ..compression import DEFAULT_LAMBDA1, DEFAULT_LAMBDA2
 from ..errors import UsageError
 from ..evaluation import inspection, planning, tables, validation
-from ..evaluation.certificates import certify as certificates
-from ..evaluation.certificates.needed import samples_needed
 from ..evaluation.judging import NO_LABELS
 from ..evaluation.records import to_json
 from ..evaluation.verdict import check_limits
@@ -24,12 +22,9 @@ from .arguments import (
     Budgets,
     CalibrationData,
     CalibrationSamples,
-    CertifiedOriginal,
-    CertifiedResult,
     ComparisonSamples,
     Compressed,
     CompressionSeed,
-    Confidence,
     Criterion,
     Data,
     Evaluation,
@@ -42,7 +37,6 @@ from .arguments import (
     Lambda1,
     Lambda2,
     Library,
-    MadeUpSamples,
     MaxDataDrop,
     MaxDrop,
     Mean,
@@ -52,7 +46,6 @@ from .arguments import (
     Original,
     Page,
     PlanFile,
-    PlannedShare,
     PlanTarget,
     PlotFolder,
     Provider,
@@ -62,7 +55,6 @@ from .arguments import (
     ReportFile,
     Restore,
     RoundTo,
-    RunReport,
     Scope,
     Seed,
     Shape,
@@ -70,6 +62,7 @@ from .arguments import (
     Std,
     Target,
     Threads,
+    Verbose,
     parse_normalisation,
     parse_rounding,
     parse_shapes,
@@ -79,11 +72,10 @@ from .screen import (
     STANDARD,
     console,
     print_agreement,
-    print_certificate,
     print_compression,
     print_error,
-    print_samples_needed,
     progress,
+    say,
     waiting,
 )
 from .targets import check_page, check_plan, check_plot, check_targets, write_plan, write_record, write_result
@@ -121,7 +113,9 @@ def compress(
     report: ReportFile = None,
     plot: PlotFolder = None,
     force: Force = False,
+    json: Json = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
     no_validate: NoValidate = False,
 ) -> None:
     """Compress the model IN, compare it with the original in onnxruntime, and write it to OUT where it passes.
@@ -129,7 +123,7 @@ def compress(
     Exit codes: 0 done, 1 internal error, 2 wrong usage, 3 unreadable or invalid model, 4 nothing could be removed,
     5 the result failed validation, 130 interrupted. Unless it is 0, nothing is written.
     """
-    check_targets(source, target, report, plot, force)
+    check_targets(source, target, report, plot, force, json)
     with progress(quiet) as tell:
         result = compression.compress(
             _read(source),
@@ -162,7 +156,9 @@ def compress(
             progress=tell,
         )
         record, written = write_result(result, target, report, plot, force)
-    if not quiet:
+    if json:
+        print(record.to_json())
+    elif not quiet:
         print_compression(console(stderr=STANDARD in (target, report)), record, written)
     for warning in record.warnings:
         print_error(f"warning: {warning}")
@@ -186,8 +182,10 @@ def plan(
     provider: Provider = "auto",
     threads: Threads = None,
     custom_ops_library: Library = None,
-    json: PlanTarget = None,
+    out: PlanTarget = None,
     force: Force = False,
+    json: Json = False,
+    verbose: Verbose = False,
 ) -> None:
     """Measure what each group of a model is worth to its outputs, what ten budgets would cost, and plan for one of them
     (default: macs=0.8); `compress --plan` carries that out.
@@ -195,8 +193,8 @@ def plan(
     Exit codes: 0 done, 1 internal error, 2 wrong usage, 3 unreadable or invalid model, 4 nothing could be removed, 130
     interrupted.
     """
-    if json is not None:
-        check_plan(model, json, force)
+    if out is not None:
+        check_plan(model, out, force, json)
     with progress() as tell:
         found = planning.plan(
             _read(model),
@@ -216,12 +214,15 @@ def plan(
             custom_ops_library=custom_ops_library,
             progress=tell,
         )
-    screen = console(stderr=json == STANDARD)
-    screen.print(tables.plan_table(found, screen.width))
-    screen.print()
-    screen.print(tables.frontier_table(found))
-    if json is not None:
-        write_plan(found, json)
+    if out is not None:
+        write_plan(found, out)
+    if json:
+        print(found.to_json())
+    else:
+        screen = console(stderr=out == STANDARD)
+        screen.print(tables.plan_table(found, screen.width))
+        screen.print()
+        screen.print(tables.frontier_table(found, screen.width))
 
 
 def report(record: Recorded, page: Page, plot: PlotFolder = None, force: Force = False) -> None:
@@ -240,6 +241,7 @@ def inspect(
     shape: Shape = None,
     custom_ops_library: Library = None,
     json: Json = False,
+    verbose: Verbose = False,
 ) -> None:
     """List the channel groups of a model: what could be removed, and why the rest could not.
 
@@ -254,7 +256,7 @@ def inspect(
     if found.groups:
         screen.print(tables.groups_table(found, screen.width))
         screen.print()
-    screen.print(tables.totals(found), soft_wrap=True)
+    say(screen, tables.totals(found))
 
 
 def validate(
@@ -273,6 +275,7 @@ def validate(
     min_sqnr: MinSqnr = None,
     max_drop: MaxDataDrop = None,
     json: Json = False,
+    verbose: Verbose = False,
 ) -> None:
     """Compare the models A and B in onnxruntime: outputs, latency and, with labels, accuracy.
 
@@ -298,62 +301,13 @@ def validate(
         print(to_json(found))
     else:
         screen = console()
-        screen.print(tables.measurement_table(found))
+        screen.print(tables.measurement_table(found, screen.width))
         print_agreement(screen, found)
     for warning in found.warnings:
         print_error(f"warning: {warning}")
     if max_drop is not None and found.accuracy_before is None:
         raise UsageError(f"{data}: {NO_LABELS}", "data")
     check_limits(found, limits, advice="")
-
-
-def certify(
-    original: CertifiedOriginal = None,
-    compressed: CertifiedResult = None,
-    data: Data = None,
-    confidence: Confidence = 0.99,
-    run: RunReport = None,
-    plan: PlannedShare = None,
-    samples: MadeUpSamples = None,
-    mean: Mean = None,
-    std: Std = None,
-    input_range: InputRange = None,
-    shape: Shape = None,
-    seed: Seed = 0,
-    provider: Provider = "auto",
-    custom_ops_library: Library = None,
-    json: Json = False,
-) -> None:
-    """Bound, with a confidence, how far B is from A on new inputs, from independent samples that nothing was fitted to.
-
-    Exit codes: 0 done, 1 internal error, 2 wrong usage, among it samples that the compression has used, 3 unreadable or
-    invalid model, 5 B does not load, has other shapes or is not finite where A is, 130 interrupted.
-    """
-    if plan is not None:
-        if original is not None or data is not None:
-            raise UsageError("says how many samples to gather; give it no models and no --data", "plan")
-        needed = samples_needed(plan, confidence)
-        print(to_json(needed)) if json else print_samples_needed(console(), needed)
-        return
-    if original is None or compressed is None:
-        raise UsageError("certify needs two models, the original A and the compressed B, or --plan SHARE")
-    with waiting("certifying"):
-        found = certificates.certify(
-            original,
-            compressed,
-            data,
-            confidence,
-            run,
-            samples,
-            seed,
-            parse_shapes(shape),
-            parse_normalisation(mean, std, input_range),
-            provider,
-            custom_ops_library,
-        )
-    print(found.to_json()) if json else print_certificate(console(), found)
-    for warning in found.warnings:
-        print_error(f"warning: {warning}")
 
 
 def _read(path: Path) -> Model:

@@ -18,10 +18,13 @@ from ..reporting.files import is_page, plot_paths, plots, rendered, write_whole
 from .screen import STANDARD
 
 
-def check_targets(source: Path, target: Path, report: Path | None, plot: Path | None, force: bool) -> None:
-    """Refuse what would fail at the end, before the work begins."""
+def check_targets(source: Path, target: Path, report: Path | None, plot: Path | None, force: bool, json: bool) -> None:
+    """Refuse what would fail at the end, before the work begins. `json`: the report goes to standard output too."""
     if target == report == STANDARD:
         raise UsageError("OUT and --report cannot both be -, standard output; give one of them a file")
+    if json and STANDARD in (target, report):
+        what = "OUT" if target == STANDARD else "--report"
+        raise UsageError(f"--json prints on standard output, which {what} is too (-); give {what} a file")
     if report is not None and report != STANDARD and report.resolve() in (source.resolve(), target.resolve()):
         raise UsageError(f"--report {report}: is a model of this command; choose another name")
     for path, option in ((target, ""), (report, "--report ")):
@@ -50,10 +53,12 @@ def check_page(record: Path, path: Path, force: bool) -> None:
     _check_target(path, "", record, force)
 
 
-def check_plan(source: Path, path: Path, force: bool) -> None:
+def check_plan(source: Path, path: Path, force: bool, json: bool) -> None:
     """The same for a plan."""
+    if json and path == STANDARD:
+        raise UsageError("--json prints on standard output, which --out is too (-); give --out a file")
     if path != STANDARD:
-        _check_target(path, "--json ", source, force)
+        _check_target(path, "--out ", source, force)
 
 
 def write_plan(plan: PlanReport, path: Path) -> None:

@@ -107,7 +107,7 @@ def damage_warnings(validation: Validation | None, options: Options) -> tuple[st
 
 def speed_warnings(validation: Validation | None, prune: PruneOptions) -> tuple[str, ...]:
     """What to try where the result is not faster."""
-    if validation is None or validation.speedup > NOT_FASTER:
+    if validation is None or not validation.speedup <= NOT_FASTER:
         return ()
     size = prune.round_to or (1 if prune.uniform else None)
     if size is None:

@@ -15,7 +15,7 @@ from ..selection.plan import Choice, Plan, emptied
 from .planned import FrontierPoint, Planned, PlannedGroup
 from .records import FileReport, Versions, from_json, to_json
 
-EXPECTED = "a plan that `lbyl-onnx plan --json` wrote for this model"
+EXPECTED = "a plan that `lbyl-onnx plan --out` wrote for this model"
 
 
 @dataclass(frozen=True, repr=False)

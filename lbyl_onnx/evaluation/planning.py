@@ -108,7 +108,7 @@ class _Planning:
             if self._asked:
                 raise
             chosen = planner.plan_of(np.zeros(len(analysis.groups), np.int64))
-        return PlanReport(
+        found = PlanReport(
             versions=Versions(version("lbyl-onnx"), ort.__version__, options.run.provider),
             options=options,
             input=before,
@@ -117,6 +117,8 @@ class _Planning:
             calibration=calibration.source,
             samples=self._judging.used(calibration, SamplesUsed()),
         )
+        tell.end()
+        return found
 
     def _frontier(self, planner: Planner, calibration: Calibration, macs: int) -> tuple[FrontierPoint, ...]:
         whole = float(planner.costs.macs(np.zeros(len(planner.analysis.groups))))
@@ -138,7 +140,9 @@ class _Planning:
     ) -> FrontierPoint:
         """The point with how far the outputs move, on samples that nothing was fitted to."""
         restored = self._restored(analysis, plan, calibration)
-        return replace(point, measured=compare(self._source, restored, samples, self._options.run).divergence)
+        return replace(
+            point, measured=compare(self._source, restored, samples, self._options.run, timed=False).divergence
+        )
 
     def _restored(self, analysis: Analysis, plan: Plan, calibration: Calibration) -> Model:
         options = self._options

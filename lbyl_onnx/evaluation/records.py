@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -149,10 +150,11 @@ class Verdict:
 @dataclass(frozen=True, repr=False)
 class Validation:
     """Both models side by side in onnxruntime. Latencies are medians in milliseconds of one run of the same
-    `latency_batch` samples; accuracies are top-1 in [0, 1], None without labels. `free_outputs`: names of those that
-    cannot be compared, as their sizes follow values and differ. `verdict`: what the outputs say, None where there is
-    none to compare; `warnings`: sentences a user should read; `latency_quantiles_ms`: of single runs of the original
-    and of the result, from the shortest to the longest, in equal shares of the runs."""
+    `latency_batch` samples, not finite where they were not measured; accuracies are top-1 in [0, 1], None without
+    labels. `free_outputs`: names of those that cannot be compared, as their sizes follow values and differ. `verdict`:
+    what the outputs say, None where there is none to compare; `warnings`: sentences a user should read;
+    `latency_quantiles_ms`: of single runs of the original and of the result, from the shortest to the longest, in equal
+    shares of the runs, empty where they were not measured."""
 
     provider: str
     data: str
@@ -180,6 +182,11 @@ class Validation:
     def speedup(self) -> float:
         """Latency of the original over latency of the result."""
         return self.latency_before_ms / self.latency_after_ms
+
+    @property
+    def timed(self) -> bool:
+        """Whether latencies were measured."""
+        return math.isfinite(self.latency_after_ms)
 
     @property
     def divergence(self) -> float:

@@ -50,22 +50,26 @@ class Measurements:
         )
         tried = [number for number in ranked if analysis.groups[number].consumers and most[number] > 0]
         self.trials = {number: _trial(analysis, number, ranked[number], most[number]) for number in tried}
-        self.known = Known(ranked, {})
         self.followed = options.uniform
-        if not options.uniform:
-            self._measure(lambda name, done: tell(name, share * (1 + done)))
+        near = {} if options.uniform else self._measured({}, lambda name, done: tell(name, share * (1 + done)))
+        self.known = self._near = Known(ranked, near)
+        self._far: Mapping[int, Curve] | None = None
 
     def follow(self) -> None:
-        """Measure heavier cuts too, once."""
+        """Know of heavier cuts too, which are measured once."""
         if not self.followed:
-            self.followed = True
-            self._measure(self._tell)
+            near = self._near.curves
+            self._far = self._measured(near, self._tell) if self._far is None else self._far
+            self.known, self.followed = replace(self._near, curves={**near, **self._far}), True
 
-    def _measure(self, tell: Tell) -> None:
+    def begin(self) -> None:
+        """Know no more than at first."""
+        if self._far is not None:
+            self.known, self.followed = self._near, False
+
+    def _measured(self, known: Mapping[int, Curve], tell: Tell) -> Mapping[int, Curve]:
         assert self._calibration is not None
-        before = self.known.curves
-        found = sensitivities(self.analysis, self.trials, self._calibration, self._runtime, tell, before)
-        self.known = replace(self.known, curves={**before, **found})
+        return sensitivities(self.analysis, self.trials, self._calibration, self._runtime, tell, known)
 
 
 def _trial(analysis: Analysis, number: int, ranked: Ranked, most: int) -> Trial:

@@ -62,6 +62,14 @@ class Planner:
         self._first = Measurements(analysis, reasons, most, options, runtime, calibration, tell)
         self._last, self._gone = self._first, self._none
 
+    def begin(self, targets: tuple[Budget, ...]) -> None:
+        """Plan for other targets from here on, as if there had been none before; what was measured of the model itself
+        is kept."""
+        self.options = replace(self.options, targets=targets)
+        self.latency_factor, self._coarse, self._hurried = 1.0, False, False
+        self._first.begin()
+        self._last, self._gone = self._first, self._none
+
     def plan(self, targets: Sequence[Budget]) -> Plan:
         """A plan within the ratio that was asked for and all `targets`. Raises NothingToRemove where one is out of
         reach."""

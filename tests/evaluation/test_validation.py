@@ -318,7 +318,7 @@ def test_latency_takes_turns_and_stops(monkeypatch):
     order = in_turns(monkeypatch, [9, 0.003, 0.001, 0.002, 8], [9, 0.006, 0.005, 0.004, 8])
     monkeypatch.setattr(latency, "LATENCY_SECONDS", 0)
     found = latency.latencies("before", "after", {}, [])
-    assert found == pytest.approx(np.array([[3, 6], [1, 5], [2, 4]]))
+    assert found.milliseconds == pytest.approx(np.array([[3, 6], [1, 5], [2, 4]])) and found.medians == (2, 5)
     assert order == ["before", "after"] * 4
 
 
@@ -327,22 +327,27 @@ def test_latency_counts_the_runs_of_the_comparison(monkeypatch):
     monkeypatch.setattr(latency, "LATENCY_SECONDS", 30)
     compared = [(9, 9), (0.001, 0.006), (0.002, 0.005)]
     found = latency.latencies("before", "after", {}, [*compared, (9, 9)])
-    assert found == pytest.approx(np.array([[1, 6], [2, 5], [9000, 9000]]))
+    assert found.milliseconds == pytest.approx(np.array([[1, 6], [2, 5], [9000, 9000]]))
     assert not order
     monkeypatch.setattr(latency, "LATENCY_SECONDS", 0)
-    assert latency.latencies("before", "after", {}, compared) == pytest.approx(np.array([[1, 6], [2, 5], [3, 4]]))
+    found = latency.latencies("before", "after", {}, compared)
+    assert found.milliseconds == pytest.approx(np.array([[1, 6], [2, 5], [3, 4]]))
     assert order == ["before", "after"]
 
 
 def test_quantiles_of_latencies_go_from_the_shortest_to_the_longest():
-    found = latency.quantiles(np.array([4.0, 1.0, 2.0, 3.0, 5.0]))
-    assert len(found) == latency.QUANTILES and list(found) == sorted(found)
-    assert (found[0], found[10], found[-1]) == (1, 3, 5)
+    before, after = latency.Latencies(np.array([[4.0, 1], [1, 1], [2, 1], [3, 1], [5, 2]])).quantiles
+    assert len(before) == len(after) == latency.QUANTILES and list(before) == sorted(before)
+    assert (before[0], before[10], before[-1]) == (1, 3, 5) and after[-1] == 2
+
+
+def test_what_was_not_timed_has_no_latencies():
+    assert latency.UNTIMED.quantiles == ((), ()) and np.isnan(latency.UNTIMED.medians).all()
 
 
 def test_few_samples_are_compared_and_timed_one_by_one(monkeypatch):
     taken = []
-    monkeypatch.setattr(validation, "latencies", lambda *given: taken.append(len(given[3])) or np.ones((3, 2)))
+    monkeypatch.setattr(validation, "latencies", lambda *given: taken.append(len(given[3])) or latency.UNTIMED)
     for count in (5, 65):
         assert validate(scaled(), scaled(0.5), {"x": logits(count)}).samples == count
     assert taken == [5, 1]

@@ -51,12 +51,12 @@ def understood(text):
     """The options that the command line makes of a command."""
     found = []
 
-    def stop(self, planned):
-        found.append(self.options)
+    def stop(source, options, *others):
+        found.append(options)
         raise LbylError("far enough")
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(compression._Compression, "run", stop)
+        patched.setattr(compression, "Preparation", stop)
         cli.run(shlex.split(text.replace("\\\n", ""))[1:])
     (options,) = found
     return options
