@@ -77,19 +77,20 @@ def sweep(
 
     Latencies are measured at the end, in this process, when nothing else runs. Therefore results are not planned again
     where they are not faster, as `compress` does; only budgets that hold a latency are planned by times, one model
-    after the other.
+    after the other. What is not described here is as in `compress`.
 
     Args:
-        models: files. targets: budgets, each a mapping as in `compress`, of which all entries hold together.
+        models: files.
+        targets: budgets, each a mapping as in `compress`, of which all entries hold together.
         out: a folder; it is made where it is not there.
         jobs: processes at a time (None: one for each core, at most one for each model, and one with a latency among the
             targets). Each gets its share of the cores.
         scheduler: the address of a Dask scheduler whose workers do the work, in place of `jobs`; they have to see
             models, samples and `out` under the same paths. Each task there gets one thread, unless `threads` says more.
         progress: called with a `SweepProgress` for each piece.
-        The others are those of `compress`.
 
-    Raises UsageError where an option is wrong.
+    Raises:
+        UsageError: an option is wrong.
     """
     asked = _asked(models, targets)
     crowd = jobs not in (None, 1) or scheduler is not None
