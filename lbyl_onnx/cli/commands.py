@@ -48,6 +48,7 @@ from .arguments import (
     Provider,
     Quiet,
     Ratio,
+    RatioOrAuto,
     ReportFile,
     Restore,
     RoundTo,
@@ -59,6 +60,7 @@ from .arguments import (
     Target,
     Threads,
     parse_normalisation,
+    parse_ratio,
     parse_rounding,
     parse_shapes,
     parse_targets,
@@ -70,7 +72,7 @@ from .targets import check_plan, check_targets, write_plan, write_result
 def compress(
     source: Source,
     target: Target,
-    ratio: Ratio = None,
+    ratio: RatioOrAuto = None,
     budget: Budgets = None,
     allocation: Allocation = "auto",
     plan_file: PlanFile = None,
@@ -110,7 +112,7 @@ def compress(
     with progress(quiet) as tell:
         result = compression.compress(
             _read(source),
-            ratio,
+            parse_ratio(ratio),
             restore=restore,
             criterion=criterion,
             lambda1=lambda1,
