@@ -13,7 +13,7 @@ except ImportError as error:
         f"PyTorch cannot be imported ({error}), which lbyl_onnx.training needs; pip install 'lbyl-onnx[train]'"
     ) from error
 
-from .batch_normalisation import bounded, fold, importances
+from .batch_normalisation import BoundedBatchNorm, bounded, fold, importances
 from .penalties import l1, parameter_groups, receding
 
-__all__ = ["bounded", "fold", "importances", "l1", "parameter_groups", "receding"]
+__all__ = ["BoundedBatchNorm", "bounded", "fold", "importances", "l1", "parameter_groups", "receding"]

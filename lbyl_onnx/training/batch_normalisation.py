@@ -3,85 +3,106 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from typing import TypeVar
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.utils import parametrize
 
 from ..errors import UsageError
 
-Network = TypeVar("Network", bound=nn.Module)
-
 FIRST_OMEGA = 1.0
-"""Where every omega begins: what PyTorch sets the scales of BatchNormalization to."""
+"""Where every omega begins, as in the paper's code."""
 
 
-class Sigmoid(nn.Module):
-    """scale = sigmoid(omega)."""
+class BoundedBatchNorm(nn.Module):
+    """sigmoid(omega) * norm(x) + shift, for x of shape (N, C, ...).
 
-    def forward(self, omega: Tensor) -> Tensor:
-        """Scales in (0, 1), of omega's shape (channels,)."""
-        return torch.sigmoid(omega)
-
-    def right_inverse(self, scale: Tensor) -> Tensor:
-        """The omega of these scales."""
-        return torch.logit(scale)
-
-
-def bounded(network: Network, shift: bool = False) -> Network:
-    """Bound the scales of every BatchNormalization of 1, 2 or 3 dimensions that has some, in place.
-
-    `network` is untrained: its scales begin anew, all at sigmoid(1). Without `shift` the layers lose theirs, as in the
-    paper's code, so that a unit of scale 0 is 0. To be called before the optimiser is made; in checkpoints omega is
-    `parametrizations.weight.original`. Returns the network. Raises UsageError where it has no such layer.
+    `norm`: BatchNormalization of 1, 2 or 3 dimensions, whose own scale and shift are taken away; `omega`: a parameter
+    (C,); `shift`: a parameter (C,), or None as in the paper's code, so that a unit of scale 0 is 0.
     """
-    layers = [layer for layer in normalisations(network) if not is_bounded(layer)]
-    if not layers:
+
+    def __init__(self, norm: _BatchNorm, shift: bool = False) -> None:
+        super().__init__()
+        weight = norm.weight
+        norm.affine, norm.weight, norm.bias = False, None, None
+        self.norm = norm
+        self.omega = nn.Parameter(torch.full_like(weight, FIRST_OMEGA))
+        self.shift = nn.Parameter(torch.zeros_like(weight)) if shift else None
+
+    @property
+    def scale(self) -> Tensor:
+        """sigmoid(omega), (C,)."""
+        return torch.sigmoid(self.omega)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The normalised, scaled and perhaps shifted x."""
+        along = (-1, *[1] * (x.dim() - 2))
+        scaled = self.norm(x) * self.scale.view(along)
+        return scaled if self.shift is None else scaled + self.shift.view(along)
+
+    def folded(self) -> _BatchNorm:
+        """The same as ordinary BatchNormalization."""
+        norm = copy.deepcopy(self.norm)
+        norm.affine = True
+        norm.weight = nn.Parameter(self.scale.detach().clone())
+        norm.bias = nn.Parameter(torch.zeros_like(self.omega) if self.shift is None else self.shift.detach().clone())
+        return norm
+
+
+def bounded(network: nn.Module, shift: bool = False) -> nn.Module:
+    """Put `BoundedBatchNorm` in place of every BatchNormalization that has a scale, in the network itself.
+
+    It is for networks that are not trained yet, as their scales begin anew, and is called before the optimiser is made.
+    `shift`: let the layers keep a shift. Returns the network. Raises UsageError where it has no such layer.
+    """
+    if not any(has_scale(layer) for layer in network.modules()):
         raise UsageError("has no BatchNormalization with a scale that could be bounded", "network")
-    for layer in layers:
-        if nn.parameter.is_lazy(layer.weight):
-            raise UsageError("has lazy BatchNormalization, whose channels are not known; run it once first", "network")
-        with torch.no_grad():
-            layer.weight.fill_(torch.sigmoid(torch.tensor(FIRST_OMEGA)))
-        parametrize.register_parametrization(layer, "weight", Sigmoid())
-        if not shift:
-            layer.bias = None
-    return network
+    if any(has_scale(layer) and nn.parameter.is_lazy(layer.weight) for layer in network.modules()):
+        raise UsageError("has lazy BatchNormalization, whose channels are not known; run it once first", "network")
+    return _replaced(network, lambda layer: BoundedBatchNorm(layer, shift) if has_scale(layer) else layer, {})
 
 
-def fold(network: Network) -> Network:
-    """A copy with ordinary BatchNormalization, scales sigmoid(omega) and shifts of 0 where there were none: the same
-    outputs, and what any exporter takes."""
-    folded = copy.deepcopy(network)
-    for layer in normalisations(folded):
-        if is_bounded(layer):
-            parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
-        if layer.bias is None:
-            layer.bias = nn.Parameter(torch.zeros_like(layer.weight))
-    return folded
+def fold(network: nn.Module) -> nn.Module:
+    """A copy with ordinary BatchNormalization, scales sigmoid(omega), shifts 0 where there were none: the same outputs,
+    and what any exporter takes."""
+    copied = copy.deepcopy(network)
+    return _replaced(copied, lambda layer: layer.folded() if isinstance(layer, BoundedBatchNorm) else layer, {})
 
 
 def importances(network: nn.Module) -> Tensor:
     """|scale| of all channels of all BatchNormalization, bounded or not, float (channels,), without a gradient."""
-    return torch.cat([layer.weight.detach().abs() for layer in normalisations(network)])
+    scales = [layer.scale if isinstance(layer, BoundedBatchNorm) else layer.weight for layer in scaled(network)]
+    return torch.cat([scale.detach().abs() for scale in scales])
 
 
 def omegas(network: nn.Module) -> list[nn.Parameter]:
-    """The parameters omega, (channels,) each. Raises UsageError where there are none."""
-    found = [layer.parametrizations["weight"].original for layer in normalisations(network) if is_bounded(layer)]
+    """The parameters omega, (C,) each. Raises UsageError where there are none."""
+    found = [layer.omega for layer in network.modules() if isinstance(layer, BoundedBatchNorm)]
     if not found:
         raise UsageError("has no bounded BatchNormalization; call bounded(network) before training", "network")
     return found
 
 
-def normalisations(network: nn.Module) -> Iterator[nn.Module]:
-    """The layers of BatchNormalization that have scales."""
-    return (layer for layer in network.modules() if isinstance(layer, _BatchNorm) and layer.affine)
+def scaled(network: nn.Module) -> list[nn.Module]:
+    """The layers of BatchNormalization that have scales, bounded or not. Raises UsageError where there are none."""
+    found = [each for each in network.modules() if isinstance(each, BoundedBatchNorm) or has_scale(each)]
+    if not found:
+        raise UsageError("has no BatchNormalization with a scale", "network")
+    return found
 
 
-def is_bounded(layer: nn.Module) -> bool:
-    """Whether the scale of a layer is sigmoid(omega)."""
-    return parametrize.is_parametrized(layer, "weight") and isinstance(layer.parametrizations["weight"][0], Sigmoid)
+def has_scale(layer: nn.Module) -> bool:
+    """Whether this is ordinary BatchNormalization with a scale."""
+    return isinstance(layer, _BatchNorm) and layer.affine
+
+
+def _replaced(layer: nn.Module, swap: Callable[[nn.Module], nn.Module], known: dict[nn.Module, nn.Module]) -> nn.Module:
+    """The layer with all of its layers swapped; one that stands in several places stays one."""
+    if layer not in known:
+        known[layer] = swap(layer)
+        if known[layer] is layer:
+            for name, child in layer._modules.items():
+                if child is not None:
+                    setattr(layer, name, _replaced(child, swap, known))
+    return known[layer]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .batch_normalisation import normalisations, omegas
+from .batch_normalisation import BoundedBatchNorm, omegas, scaled
 
 OMEGA_RATE = 10.0
 """How many times faster omega learns than the weights, in the paper's code."""
@@ -26,8 +26,10 @@ def receding(network: nn.Module, strength: float = 1e-3, b: float = 3.0) -> Tens
 
 
 def l1(network: nn.Module, strength: float = 1e-4) -> Tensor:
-    """strength * sum |scale| over all channels, a scalar: network slimming (Liu et al., ICCV 2017)."""
-    return strength * torch.cat([layer.weight for layer in normalisations(network)]).abs().sum()
+    """strength * sum |scale| over all channels, a scalar: network slimming (Liu et al., ICCV 2017). Raises UsageError
+    where there is no BatchNormalization with a scale."""
+    scales = [layer.scale if isinstance(layer, BoundedBatchNorm) else layer.weight for layer in scaled(network)]
+    return strength * torch.cat(scales).abs().sum()
 
 
 def parameter_groups(network: nn.Module, lr: float, weight_decay: float = 0.0) -> list[dict[str, Any]]:
