@@ -48,8 +48,8 @@ PENALTIES = {
     "vgg": {"l1": (0.015,), "receding": (0.15, 1.0)},
     "resnet": {"l1": (0.003,), "receding": (0.01, 0.0)},
 }
-"""Strength, and b: of those that --tune tried, the one that keeps most of 70 %, if it costs no point before. The paper's
-strengths are for 200 times as many steps."""
+"""Strength, and b: of those that --tune tried, the one that keeps most of 70 %, if it costs no point before. The
+paper's strengths are for 200 times as many steps."""
 TRIED = {
     "l1": [(0.003,), (0.01,), (0.015,), (0.02,), (0.03,)],
     "receding": [(0.1, 1.0), (0.15, 1.0), (0.15, 1.5), (0.2, 1.5), (0.1, 2.0), (0.2, 2.0), (0.01, 0.0), (0.003, 0.0)],
