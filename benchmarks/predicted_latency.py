@@ -63,7 +63,7 @@ def measured(path: Path, threads: int, plans: int) -> list[tuple[int, float, flo
             kept = np.ones(analysis.classes.count, bool)
             for group, count in zip(analysis.groups, counts, strict=True):
                 kept[group.classes[np.flatnonzero(group.free)[:count]]] = False
-            before, after = latencies(whole, open_session(cut(analysis, kept), options), feed, [])
+            before, after = latencies(whole, open_session(cut(analysis, kept), options), feed, []).medians
             predicted = float(model.milliseconds(counts) / model.milliseconds(none))
             found.append((multiple, predicted, float(costs.macs(counts) / costs.macs(none)), after / before))
     return found

@@ -1,7 +1,11 @@
 from .compression import CompressionResult, compress
 from .errors import LbylError, ModelError, NothingToRemove, UsageError, ValidationFailed
+from .evaluation.certificates.certify import Certificate, certify
+from .evaluation.certificates.needed import SamplesNeeded, samples_needed
+from .evaluation.certificates.statements import Statement
 from .evaluation.inspection import inspect
-from .evaluation.plan_file import FrontierPoint, PlannedGroup, PlanReport
+from .evaluation.plan_file import PlanReport
+from .evaluation.planned import FrontierPoint, Planned, PlannedGroup
 from .evaluation.planning import plan
 from .evaluation.records import (
     ClassComparison,
@@ -9,7 +13,9 @@ from .evaluation.records import (
     GroupReport,
     Inspection,
     LayerErrors,
+    LayerReport,
     OutputComparison,
+    PruningBound,
     Report,
     Validation,
     Verdict,
@@ -20,11 +26,15 @@ from .model.reading import load
 from .model.writing import save
 from .options import Limits, Normalisation, Options, PruneOptions, RunOptions, SampleOptions
 from .progress import Progress
+from .reporting.files import save_plots, save_report
 from .restoration.methods import Outcome
+from .sweeps.rows import Row, Sweep
+from .sweeps.sweep import SweepProgress, sweep
 
 __version__: str
 
 __all__ = [
+    "Certificate",
     "ClassComparison",
     "CompressionResult",
     "FileReport",
@@ -32,6 +42,7 @@ __all__ = [
     "GroupReport",
     "Inspection",
     "LayerErrors",
+    "LayerReport",
     "LbylError",
     "Limits",
     "Model",
@@ -42,20 +53,32 @@ __all__ = [
     "Outcome",
     "OutputComparison",
     "PlanReport",
+    "Planned",
     "PlannedGroup",
     "Progress",
     "PruneOptions",
+    "PruningBound",
     "Report",
+    "Row",
     "RunOptions",
     "SampleOptions",
+    "SamplesNeeded",
+    "Statement",
+    "Sweep",
+    "SweepProgress",
     "UsageError",
     "Validation",
     "ValidationFailed",
     "Verdict",
+    "certify",
     "compress",
     "inspect",
     "load",
     "plan",
+    "samples_needed",
     "save",
+    "save_plots",
+    "save_report",
+    "sweep",
     "validate",
 ]

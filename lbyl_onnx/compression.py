@@ -2,38 +2,40 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
 import onnx
 import onnxruntime as ort
 
-from .budgets import DEFAULT, budgets
-from .calibration.samples import EXPECTED, Calibration, calibrate, is_made_up
+from .budgets import DEFAULT, Budget, budgets
+from .calibration.samples import EXPECTED, Calibration
+from .calibration.samples_used import SamplesUsed
 from .calibration.synthetic import AUTO
 from .calibration.user_samples import Source, check_source
-from .channels.groups import Analysis
-from .errors import MeasurementFailed, ModelError, NothingToRemove, UsageError, ValidationFailed, counted
-from .evaluation.advice import damage_warnings, option_warnings, speed_warnings, why_nothing
+from .errors import MeasurementFailed, ModelError, NothingToRemove, UsageError, ValidationFailed
+from .evaluation.a_priori import pruning_bound
+from .evaluation.advice import damage_warnings, ranked_otherwise, speed_warnings, why_nothing
 from .evaluation.drop import Judge, judge_of, within_drop
 from .evaluation.fast_enough import Made, fast_enough
-from .evaluation.inspection import analyse_for, analysed, file_report, group_reports
-from .evaluation.judging import NO_LABELS, Judging
+from .evaluation.inspection import analysed, file_report, group_reports, layer_reports
+from .evaluation.judging import NO_LABELS
 from .evaluation.layer_errors import measure_errors
-from .evaluation.plan_file import PlanReport, executed, read_plan
+from .evaluation.plan_file import PlanReport, carried_out, executed, read_plan
+from .evaluation.planned import planned as planned_by
+from .evaluation.preparation import Preparation
 from .evaluation.records import LayerErrors, Report, Validation, Versions
 from .evaluation.rounds import Result, in_two_rounds
 from .evaluation.validation import check_finite, compare
 from .evaluation.verdict import check_limits
-from .model.initializers import reshare, unshare
+from .model.initializers import reshare
 from .model.model import Model
 from .model.providers import resolve
 from .model.reading import load
-from .model.session import open_session, run
 from .options import (
     DEFAULT_LAMBDA1,
     DEFAULT_LAMBDA2,
@@ -46,12 +48,13 @@ from .options import (
 )
 from .progress import Listener, Telling
 from .restoration.methods import Restored, RestoreTask, restoration_named
-from .selection.criteria import criterion_named
 from .selection.plan import Plan
 from .selection.planner import Planner
 
-WITHOUT_SAMPLES = ("l2", "lbyl")
-"""Criterion and restoration that stand in where activations cannot be measured."""
+logger = logging.getLogger(__name__)
+
+RESTORATION = "lbyl"
+"""Stands in where activations cannot be measured."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -162,117 +165,101 @@ def compress(
         None if evaluation is None else str(evaluation) if isinstance(evaluation, str | Path) else "arrays",
         validation,
         layer_errors,
+        None if plan is None else str(plan) if isinstance(plan, str | Path) else "given",
     )
-    return _Compression(load(model), options, calibration, evaluation, Telling(progress)).run(planned)
+    prepared = Preparation(load(model), options, calibration, evaluation, Telling(progress))
+    return compress_prepared(prepared, targets, planned)
+
+
+def compress_prepared(
+    prepared: Preparation, targets: tuple[Budget, ...], planned: PlanReport | None = None, timed: bool = True
+) -> CompressionResult:
+    """The result of a prepared model within `targets`, whatever others were made of it before, or that of a plan.
+
+    `timed`: take latencies, and plan again what is too slow; without, latencies are not a number, and `targets` may
+    hold none. Raises as `compress` does.
+    """
+    return _Compression(prepared, targets, timed).run(planned)
 
 
 class _Compression:
-    """The stages of one run, and what it has to say of them."""
+    """The stages of one result, and what it has to say of them."""
 
-    def __init__(
-        self, source: Model, options: Options, given: Source, evaluation: Source | None, telling: Telling
-    ) -> None:
-        self.source = source
-        self.options = options
-        self.given = given
-        self.evaluation = evaluation
-        self.judging = Judging(source, given, evaluation, options.samples)
-        self.telling = telling
-        self.criterion = criterion_named(options.prune.criterion)
-        self.restoration = restoration_named(options.prune.restore)
+    def __init__(self, prepared: Preparation, targets: tuple[Budget, ...], timed: bool) -> None:
+        self.prepared, self.timed = prepared, timed
+        self.source, self.telling, self.judging = prepared.source, prepared.telling, prepared.judging
+        self.analysis, self.calibration = prepared.analysis, prepared.calibration
+        self.options = replace(prepared.options, prune=replace(prepared.options.prune, targets=targets))
         self.measured = False
         self.fallbacks: list[str] = []
-        self.warnings: list[str] = option_warnings(options)
+        self.warnings: list[str] = []
 
     def run(self, planned: PlanReport | None) -> CompressionResult:
         """All stages, or those that a plan leaves to do."""
+        prepared, analysis = self.prepared, self.analysis
+        used = self.judging.used(self.calibration, planned.samples if planned else SamplesUsed())
+        used.write(analysis.model)
+        if planned is None:
+            prepared.planner.begin(self.options.prune.targets)
         started = time.perf_counter()
-        self.judging.check()
-        working, self.origins = unshare(self.source)
-        analysis, reasons = self.analyse(working)
-        before = file_report(analysis, np.ones(analysis.classes.count, bool), self.source)
-        calibration = self.sample(analysis, before.macs)
-        if planned is not None:
-            chosen = executed(planned, analysis, reasons)
+        if planned is None:
+            made = fast_enough(prepared.planner, lambda: self.make(prepared.planner))
+        else:
+            chosen = executed(planned, analysis, prepared.reasons)
             if chosen.removes_nothing:
                 raise NothingToRemove(f"{analysis.model.name}: the plan lets no unit go; raise a group's removed")
-            made = self.finish(analysis, chosen, calibration, before.macs)
-        else:
-            planner = self.planner(analysis, reasons, calibration)
-            made = fast_enough(planner, lambda: self.make(planner, calibration, before.macs))
+            made = self.finish(chosen)
+        self.telling.end()
+        fallbacks = tuple(dict.fromkeys([*prepared.fallbacks, *self.fallbacks]))
         report = Report(
             versions=Versions(version("lbyl-onnx"), ort.__version__, self.options.run.provider),
             options=self.options,
-            input=before,
+            input=prepared.before,
             output=file_report(analysis, made.plan.kept, replace(made.restored.model, path=None)),
-            calibration=calibration.source if calibration is not None and self.measured else None,
+            calibration=self.calibration.source if self.calibration and (prepared.measured or self.measured) else None,
             groups=group_reports(made.plan, made.restored, made.errors),
             validation=made.validation,
-            seconds=time.perf_counter() - started,
-            fallbacks=tuple(self.fallbacks),
+            seconds=prepared.seconds + time.perf_counter() - started,
+            samples=used,
+            bound=pruning_bound(made.restored.model, made.plan, self.options, self.judging),
+            fallbacks=fallbacks,
             warnings=(
+                *prepared.warnings,
                 *self.warnings,
-                *self.fallbacks,
+                *fallbacks,
                 *speed_warnings(made.validation, self.options.prune),
                 *damage_warnings(made.validation, self.options),
             ),
+            layers=layer_reports(analysis, made.plan.kept),
+            planned=carried_out(planned) if planned else planned_by(prepared.planner, made.plan),
         )
         return CompressionResult(made.restored.model, report)
 
-    def analyse(self, working: Model) -> tuple[Analysis, list[str | None]]:
-        """Channel groups, and why those that stay whole do. Raises NothingToRemove where all of them do."""
-        self.telling.stage("analysing")
-        return analyse_for(working, self.options, self.restoration)
-
-    def sample(self, analysis: Analysis, macs: int) -> Calibration | None:
-        """Samples, where a strategy or the report needs some."""
-        if not (self.criterion.needs_samples or self.restoration.needs_samples or self.options.layer_errors):
-            if not is_made_up(self.given):
-                self.warnings.append(
-                    f"the calibration samples are not used by --restore {self.restoration.name} with --criterion "
-                    f"{self.criterion.name}"
-                )
-            elif self.options.samples.samples is not None:
-                self.warnings.append(
-                    f"--samples has no effect: --restore {self.restoration.name} with --criterion "
-                    f"{self.criterion.name} measures nothing"
-                )
-            return None
-        self.telling.stage("sampling")
-        calibration = calibrate(analysis.model, self.given, self.options.samples, macs, self.options.run)
-        self.warnings += calibration.warnings
-        return calibration
-
-    def planner(self, analysis: Analysis, reasons: list[str | None], calibration: Calibration | None) -> Planner:
-        """What makes plans; by weights alone where activations cannot be measured."""
-        self.telling.stage("choosing")
-        prune, runtime = self.options.prune, self.options.run
-        try:
-            found = Planner(analysis, reasons, prune, runtime, calibration, self.telling.layer)
-            self.measured |= self.criterion.needs_samples
-            return found
-        except MeasurementFailed as error:
-            criterion = self.without_samples(WITHOUT_SAMPLES[0], calibration, error)
-            return Planner(analysis, reasons, replace(prune, criterion=criterion, allocation="uniform"), runtime, None)
-
-    def make(self, planner: Planner, calibration: Calibration | None, macs: int) -> Made:
+    def make(self, planner: Planner) -> Made:
         """A plan within the budgets, and what comes of it."""
         self.telling.stage("planning")
 
         def restored(plan: Plan, samples: Calibration | None) -> Model:
-            return self.restore(planner.analysis, plan, samples)[1].model
+            return self.restore(plan, samples)[1].model
 
-        judge = judge_of(planner, self.source, restored, calibration, self.judging)
-        plan = self.choose(planner, judge, lambda plan: analysed(restored(plan, calibration), self.options))
-        return self.finish(planner.analysis, plan, calibration, macs)
+        judge = judge_of(planner, self.source, restored, self.calibration, self.judging)
+        return self.finish(
+            self.choose(planner, judge, lambda plan: analysed(restored(plan, self.calibration), self.options))
+        )
 
-    def finish(self, analysis: Analysis, plan: Plan, calibration: Calibration | None, macs: int) -> Made:
+    def finish(self, plan: Plan) -> Made:
         """What comes of a plan."""
         self.telling.stage("restoring")
-        task, restored = self.restore(analysis, plan, calibration)
-        errors = self.measure_layers(task, restored, calibration)
-        reshare(restored.model, self.origins)
-        return Made(plan, restored, errors, self.validate(restored.model, macs))
+        task, restored = self.restore(plan, self.calibration)
+        for choice, outcome in zip(plan.choices, restored.outcomes, strict=True):
+            told = choice.reason or (f"restored with {outcome.restored}" if outcome.restored else outcome.note)
+            gone = int(choice.removed.sum())
+            logger.info(
+                "group %s: %d of %d units go; %s", choice.group.name, gone, choice.group.units, told or "as it is"
+            )
+        errors = self.measure_layers(task, restored)
+        reshare(restored.model, self.prepared.origins)
+        return Made(plan, restored, errors, self.validate(restored.model))
 
     def choose(self, planner: Planner, judge: Judge | None, result: Result) -> Plan:
         """Which units go."""
@@ -281,70 +268,50 @@ class _Compression:
         plan = within_drop(planner, targets, judge) if judge else in_two_rounds(planner, targets, result)
         if plan.removes_nothing:
             raise NothingToRemove(why_nothing(self.source, [choice.reason for choice in plan.choices], prune))
-        others = sorted({choice.criterion for choice in plan.choices if choice.criterion} - {prune.criterion})
-        if others:
-            count = sum(choice.criterion in others for choice in plan.choices)
-            have, were = ("has", "it was") if count == 1 else ("have", "they were")
-            self.warnings.append(
-                f"{counted(count, 'group')} {have} no consumer whose input {prune.criterion} can measure; {were} "
-                f"ranked by {', '.join(others)}"
-            )
+        self.warnings += ranked_otherwise([choice.criterion for choice in plan.choices], prune)
         return plan
 
-    def restore(self, analysis: Analysis, plan: Plan, calibration: Calibration | None) -> tuple[RestoreTask, Restored]:
+    def restore(self, plan: Plan, calibration: Calibration | None) -> tuple[RestoreTask, Restored]:
         """Cut and make up for what went; from weights alone where activations cannot be measured."""
-        task = RestoreTask(analysis, plan, self.options.prune, self.options.run, calibration, self.telling.layer)
+        task = RestoreTask(self.analysis, plan, self.options.prune, self.options.run, calibration, self.telling.layer)
+        restoration = self.prepared.restoration
         try:
-            restored = self.restoration.restore(task)
-            self.measured |= self.restoration.needs_samples
+            restored = restoration.restore(task)
+            self.measured |= restoration.needs_samples
         except MeasurementFailed as error:
-            restored = restoration_named(self.without_samples(WITHOUT_SAMPLES[1], calibration, error)).restore(task)
+            self.fallbacks.append(self.prepared.without_samples(RESTORATION, error))
+            restored = restoration_named(RESTORATION).restore(task)
         check_finite(self.source, restored.model)
         return task, restored
 
-    def without_samples(self, stand_in: str, calibration: Calibration | None, error: MeasurementFailed) -> str:
-        """The strategy that stands in where activations cannot be measured, noted down. Raises UsageError where it is
-        the user's samples that the model does not take."""
-        if calibration is not None and not calibration.synthetic:
-            session = open_session(self.source, self.options.run)
-            try:
-                for batch in calibration.batches:
-                    run(session, batch)
-            except ModelError as reason:
-                message = f"the model does not take the calibration samples ({calibration.source}): {reason}"
-                raise UsageError(message) from reason
-        told = f"activations cannot be measured ({error}); {stand_in} was used instead"
-        self.fallbacks += [told] if told not in self.fallbacks else []
-        return stand_in
-
-    def measure_layers(
-        self, task: RestoreTask, restored: Restored, calibration: Calibration | None
-    ) -> tuple[LayerErrors, ...]:
+    def measure_layers(self, task: RestoreTask, restored: Restored) -> tuple[LayerErrors, ...]:
         """What each layer lost, if that was asked for; empty records where it was not or cannot be measured."""
         empty = tuple(LayerErrors() for _ in task.plan.choices)
-        if not self.options.layer_errors or calibration is None:
+        if not self.options.layer_errors or self.calibration is None:
             return empty
         self.telling.stage("measuring")
         try:
-            errors = measure_errors(task, restored, calibration)
+            errors = measure_errors(task, restored, self.calibration)
             self.measured = True
             return errors
         except MeasurementFailed as error:
             self.fallbacks.append(f"the errors of single layers cannot be measured ({error})")
             return empty
 
-    def validate(self, compressed: Model, macs: int) -> Validation | None:
+    def validate(self, compressed: Model) -> Validation | None:
         """Both models side by side, if that was asked for, on samples that nothing was fitted to. Raises
         ValidationFailed where the result breaks a limit."""
         if not self.options.validation:
             return None
         self.telling.stage("validating")
-        samples = self.judging.samples(macs)
+        samples = self.judging.samples(self.prepared.before.macs)
         try:
-            validation = compare(self.source, compressed, samples, self.options.run)
+            validation = compare(self.source, compressed, samples, self.options.run, self.timed)
         except ModelError as error:
             raise ValidationFailed(f"the result cannot be compared with the original: {error}") from error
-        if self.evaluation is not None and validation.accuracy_before is None:
+        if self.judging.evaluation is not None and validation.accuracy_before is None:
             raise UsageError(f"{samples.source}: {NO_LABELS}", "eval")
+        if validation.verdict is not None:
+            logger.info("verdict: %s, %s", validation.verdict.level, validation.verdict.reason)
         check_limits(validation, self.options.limits)
         return validation

@@ -197,7 +197,7 @@ class Limits:
 @dataclass(frozen=True)
 class Options:
     """All options of one run. `validation`: compare the result with the original; `evaluation`: labelled samples to do
-    that on; `layer_errors`: measure what each layer lost."""
+    that on; `layer_errors`: measure what each layer lost; `plan`: a file of what to carry out, "given" from memory."""
 
     prune: PruneOptions
     samples: SampleOptions
@@ -206,6 +206,7 @@ class Options:
     evaluation: str | None = None
     validation: bool = True
     layer_errors: bool = False
+    plan: str | None = None
 
     def __post_init__(self) -> None:
         given = {**vars(self.limits), "eval": self.evaluation}

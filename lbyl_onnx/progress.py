@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,8 +17,13 @@ SHARES = {
     "validating": 0.14,
 }
 """The stages in their order and about the share of a run that each takes."""
+PACKAGE = __name__.partition(".")[0]
+"""The logger above all others."""
+LOG_FORMAT = "%(asctime)s %(name)s: %(message)s"
 EARLY = 0.1
 """Below this share of the run nothing is said about the time that remains."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -49,11 +55,19 @@ class Telling:
         self._listener = listener
         self._started = time.perf_counter()
         self._stage = next(iter(SHARES))
+        self._since: float | None = None
 
     def stage(self, stage: str) -> None:
-        """A stage begins."""
-        self._stage = stage
+        """A stage begins, and the one before it ends."""
+        self.end()
+        self._stage, self._since = stage, time.monotonic()
         self.layer("", 0.0)
+
+    def end(self) -> None:
+        """The last stage ends."""
+        if self._since is not None:
+            logger.info("%s took %.2f s", self._stage, time.monotonic() - self._since)
+        self._since = None
 
     def layer(self, layer: str, share: float) -> None:
         """A layer begins, when this share of the stage is done."""

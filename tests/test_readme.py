@@ -8,6 +8,7 @@ import typer
 from conftest import ROOT
 
 import lbyl_onnx
+from lbyl_onnx.calibration.photographs import CREDITS
 from lbyl_onnx.cli.app import app
 from lbyl_onnx.restoration import RESTORATIONS
 from lbyl_onnx.selection import CRITERIA
@@ -86,6 +87,13 @@ def test_criteria_and_restorations_are_named():
     rows = {name: row for name, row in re.findall(r"^\| `(--criterion|--restore)` \|(.*)$", TEXT, re.MULTILINE)}
     assert [name for name in CRITERIA if f"`{name}`" not in rows["--criterion"]] == []
     assert [name for name in RESTORATIONS if f"`{name}`" not in rows["--restore"]] == []
+
+
+def test_photographs_have_the_licences_that_the_package_knows():
+    table = TEXT[TEXT.index("| picture | licence") :].split("\n\n")[0]
+    rows = re.findall(r"^\| (.+) \| (.+) \|$", table, re.MULTILINE)[2:]
+    told = {name: licence for names, licence in rows for name in re.split(r", (?![^(]*\))|; for judging ", names)}
+    assert told == dict(CREDITS.values())
 
 
 def test_the_changelog_begins_with_this_version():

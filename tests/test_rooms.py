@@ -16,7 +16,21 @@ import pytest
 from conftest import ROOT
 
 PACKAGE = "lbyl_onnx"
-ROOMS = ("training", "model", "calibration", "channels", "selection", "restoration", "evaluation", "compression", "olive", "cli")
+ROOMS = (
+    "training",
+    "model",
+    "calibration",
+    "channels",
+    "selection",
+    "bounds",
+    "restoration",
+    "evaluation",
+    "reporting",
+    "compression",
+    "olive",
+    "sweeps",
+    "cli",
+)
 """From the lowest up: each may import those to its left."""
 LEVELS = ("errors", "budgets", "options", "progress", *ROOMS, "__main__", "__init__")
 """The same with the modules beside the rooms: three that all may import, and two that nothing imports."""

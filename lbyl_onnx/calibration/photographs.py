@@ -22,6 +22,24 @@ FITTED = (
 """Pictures that activations are measured on, in two folds that share none."""
 HELD_OUT = ("coffee.png", "camera.png")
 """Pictures that results are judged on."""
+NONE_STATED, PUBLIC, CC0, UNRESTRICTED = "none stated", "public domain", "CC0", "no known copyright restrictions"
+CREDITS = {
+    "astronaut.png": ("astronaut (NASA)", PUBLIC),
+    "rocket.jpg": ("rocket (SpaceX)", PUBLIC),
+    "hubble_deep_field.jpg": ("hubble deep field (NASA)", PUBLIC),
+    "clock_motion.png": ("clock", PUBLIC),
+    "chelsea.png": ("chelsea", CC0),
+    "retina.jpg": ("retina", CC0),
+    "brick.png": ("brick", CC0),
+    "grass.png": ("grass", CC0),
+    "gravel.png": ("gravel", CC0),
+    "coffee.png": ("coffee", CC0),
+    "camera.png": ("camera", CC0),
+    "ihc.png": ("immunohistochemistry", UNRESTRICTED),
+    "coins.png": ("coins", UNRESTRICTED),
+    "motorcycle_left.png": ("motorcycle (Middlebury stereo data 2014, Scharstein et al.)", NONE_STATED),
+}
+"""What each picture shows and whose it is, and its licence, as scikit-image states it."""
 LARGEST = 512
 """Pictures are used at a size at which their shorter side is at most this long, or twice that of the samples."""
 AREA = (0.1, 1.0)
@@ -66,6 +84,14 @@ def photographs(
 
     with ThreadPoolExecutor(PAINTERS) as painters:
         return np.stack(list(painters.map(make, range(samples))))
+
+
+def credited(pictures: tuple[str, ...]) -> dict[str, list[str]]:
+    """What `pictures` show and whose they are, by licence."""
+    found: dict[str, list[str]] = {}
+    for shown, licence in map(CREDITS.__getitem__, pictures):
+        found.setdefault(licence, []).append(shown)
+    return found
 
 
 def available(pictures: tuple[str, ...]) -> tuple[str, ...]:

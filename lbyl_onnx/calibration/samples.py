@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain, zip_longest
 
 import numpy as np
@@ -17,6 +17,7 @@ from .augmentation import sees_rows, topped_up, varied_images
 from .inputs import InputSpec, concrete_shapes, fixed_batch, input_specs, sizes_of
 from .normalisation import normalisation_like, stated
 from .photographs import FITTED, HELD_OUT, available
+from .samples_used import SamplesUsed, samples_used
 from .synthetic import AUTO, JUDGING, KINDS, PHOTOS, SMALLEST_NORMALISED, convolves, kind_of_images, synthetic_inputs
 from .user_samples import MAX_IMAGES, SampleSet, Source, alike, doubts, is_folder, open_samples
 
@@ -46,13 +47,14 @@ Batch = dict[str, np.ndarray]
 class Calibration:
     """`batches`: per run of the model, an array for each input; `folds`: which fold each of them belongs to, from 0.
     `synthetic`: whether they were made up, so that only the model's own normalisation statistics say what activations
-    look like. `source`: where they come from. `warnings`: what is strange about them."""
+    look like. `source`: where they come from. `warnings`: what is strange about them. `used`: those of a user."""
 
     batches: list[Batch]
     folds: tuple[int, ...]
     synthetic: bool
     source: str
     warnings: tuple[str, ...] = ()
+    used: SamplesUsed = field(default_factory=SamplesUsed)
 
     @property
     def elements(self) -> int:
@@ -101,12 +103,13 @@ def calibrate(
     batches = _batches(specs, given.inputs)
     warnings = tuple(doubts(specs, given.inputs, options.normalisation))
     words = f"{counted(_count(specs, batches), 'sample')} of {given.source}"
+    used = samples_used([given.inputs])
     if sees_rows(model, specs):
         (spec,) = specs
         halves = [given.inputs[spec.name][fold::FOLDS] for fold in range(FOLDS)]
         parts = [_batches(specs, {spec.name: topped_up(half, options.seed)}) for half in halves if len(half)]
-        return Calibration(*_interleaved(parts), False, words, warnings)
-    return Calibration(batches, _alternating(batches), False, words, warnings)
+        return Calibration(*_interleaved(parts), False, words, warnings, used)
+    return Calibration(batches, _alternating(batches), False, words, warnings, used)
 
 
 def unseen(model: Model, source: Source, options: SampleOptions, macs: int = 0, count: int | None = None) -> SampleSet:
@@ -170,7 +173,8 @@ def _further(model: Model, specs: tuple[InputSpec, ...], options: SampleOptions,
     options = replace(options, shapes=concrete_shapes(specs, 1, shapes=options.shapes))
     inputs = synthetic_inputs(model, count, options, JUDGING)
     noun, origin = _kind(model, specs, options, f"{len(available(HELD_OUT))} other", JUDGING)
-    return SampleSet(inputs, None, f"{noun}s{origin}, seed {options.seed}", understates=understatement(specs, options))
+    words = f"{noun}s{origin}, seed {options.seed}"
+    return SampleSet(inputs, None, words, understates=understatement(specs, options), made_up=True)
 
 
 def understatement(specs: Sequence[InputSpec], options: SampleOptions) -> float:

@@ -33,13 +33,15 @@ Source = str | Path | Mapping[str, np.ndarray]
 class SampleSet:
     """An array for each input, first axis = samples, `labels`, int64 (samples,) or None, and where they come from.
     `classes`: how many classes there have to be for the labels to hold (None: any number above them). `understates`:
-    by how much losses on them have to be multiplied to be those on samples of the right kind."""
+    by how much losses on them have to be multiplied to be those on samples of the right kind. `made_up`: whether nobody
+    gave them."""
 
     inputs: dict[str, np.ndarray]
     labels: np.ndarray | None
     source: str
     classes: int | None = None
     understates: float = 1.0
+    made_up: bool = False
 
     @property
     def samples(self) -> int:

@@ -8,6 +8,7 @@ import signal
 import sys
 import traceback
 import warnings
+from collections.abc import Callable
 from importlib.metadata import version as version_of
 from typing import Annotated, Any, cast
 
@@ -15,15 +16,19 @@ import typer
 from typer.core import TyperCommand
 
 from ..errors import LbylError, UsageError
-from .commands import compress, inspect, plan, validate
+from .certify import certify
+from .commands import compress, inspect, plan, report, validate
+from .config import defaults
 from .screen import print_error
+from .sweep import sweep
 
 INTERRUPTED = 130
+COMPLETING = "_LBYL_ONNX_COMPLETE"
+"""Set by shells that ask for completions."""
 _ParserError = cast(type[typer.BadParameter], typer.BadParameter.__mro__[1])
 """The base of errors in arguments, which typer itself does not export."""
 
 app = typer.Typer(
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -34,14 +39,30 @@ class _Command(TyperCommand):
     """A command whose usage line says IN OUT, without the braces that some versions of typer put around them."""
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]
+        return [piece.translate({ord("{"): None, ord("}"): None}) for piece in super().collect_usage_pieces(ctx)]
 
 
-COMMANDS = ("compress", "plan", "inspect", "validate")
-app.command("compress", cls=_Command, short_help="Write a smaller model.")(compress)
-app.command("plan", cls=_Command, short_help="Show what each group is worth, and what budgets cost.")(plan)
-app.command("inspect", cls=_Command, short_help="List the channel groups of a model.")(inspect)
-app.command("validate", cls=_Command, short_help="Compare two models in onnxruntime.")(validate)
+class _PlanCommand(_Command):
+    """A command that takes `--json PATH.json` for `--out PATH.json` too."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        pairs = zip(args, [*args[1:], ""], strict=True)
+        return super().parse_args(
+            ctx, ["--out" if word == "--json" and path.endswith(".json") else word for word, path in pairs]
+        )
+
+
+COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
+    "compress": (compress, "Write a smaller model."),
+    "plan": (plan, "Show what each group is worth, and what budgets cost."),
+    "inspect": (inspect, "List the channel groups of a model."),
+    "validate": (validate, "Compare two models in onnxruntime."),
+    "certify": (certify, "Bound what a compressed model does on new inputs."),
+    "report": (report, "Make a page of what compress recorded."),
+    "sweep": (sweep, "Compress many models for many budgets."),
+}
+for _name, (_function, _help) in COMMANDS.items():
+    app.command(_name, cls=_PlanCommand if _function is plan else _Command, short_help=_help)(_function)
 
 
 def main() -> int:
@@ -63,7 +84,7 @@ def run(arguments: list[str] | None = None) -> int:
     """
     given = sys.argv[1:] if arguments is None else arguments
     try:
-        code = app(given, prog_name="lbyl-onnx", standalone_mode=False) or 0
+        code = app(given, prog_name="lbyl-onnx", standalone_mode=False, default_map=_defaults()) or 0
         return _fail("interrupted", code) if code == INTERRUPTED else code
     except UsageError as error:
         option = f"--{error.parameter.replace('_', '-')} " if error.parameter else ""
@@ -80,6 +101,20 @@ def run(arguments: list[str] | None = None) -> int:
         if os.environ.get("LBYL_ONNX_DEBUG") == "1":
             traceback.print_exc()
         return _fail(f"internal error: {type(error).__name__}: {error}; please report it", 1, prefix="")
+
+
+def _defaults() -> dict[str, dict[str, Any]]:
+    """What a file in the working directory says, but not to a shell that asks for completions."""
+    if COMPLETING in os.environ:
+        return {}
+    parsers = cast(Any, typer.main.get_command(app)).commands
+    return defaults({name: (function, _options(parsers[name])) for name, (function, _) in COMMANDS.items()})
+
+
+def _options(parser: Any) -> dict[str, str]:
+    """The parameter of each option that a command has."""
+    pairs = ((option, each.name) for each in parser.params for option in each.opts)
+    return {option[2:]: name for option, name in pairs if option.startswith("--") and option != "--help"}
 
 
 def _command_path(error: typer.BadParameter, given: list[str]) -> str:

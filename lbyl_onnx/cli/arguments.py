@@ -12,6 +12,7 @@ from ..errors import UsageError
 from ..options import ALLOCATIONS, AUTO_RATIO, Normalisation
 from ..restoration import RESTORATIONS
 from ..selection import CRITERIA
+from .logs import log_to_stderr
 
 Provider = Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="onnxruntime's execution provider.")]
 Mean = Annotated[
@@ -25,7 +26,11 @@ Shape = Annotated[
     list[str] | None, typer.Option(metavar="NAME:1x3x224x224", help="Size of an input with dynamic axes.")
 ]
 Seed = Annotated[int, typer.Option(help="Seed of synthetic inputs.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the record as JSON on standard output, and no tables.")]
+Verbose = Annotated[
+    bool,
+    typer.Option("--verbose", "-v", callback=log_to_stderr, help="Log stages, samples, choices and times on stderr."),
+]
 Library = Annotated[
     str | None,
     typer.Option("--custom-ops-library", metavar="PATH", help="Shared library of operators to register."),
@@ -70,13 +75,11 @@ Allocation = Annotated[
 ]
 PlanFile = Annotated[
     Path | None,
-    typer.Option(
-        "--plan", readable=False, metavar="PATH.json", help="Carry out what plan --json wrote, edited or not."
-    ),
+    typer.Option("--plan", readable=False, metavar="PATH.json", help="Carry out what plan --out wrote, edited or not."),
 ]
 PlanTarget = Annotated[
     Path | None,
-    typer.Option("--json", readable=False, metavar="PATH.json", help="Write the plan here (-: standard output)."),
+    typer.Option("--out", readable=False, metavar="PATH.json", help="Write the plan here (-: standard output)."),
 ]
 Threads = Annotated[int | None, typer.Option(metavar="N", help="onnxruntime's threads; default: its choice.")]
 Restore = Annotated[str, typer.Option(metavar="|".join(RESTORATIONS), help="How to make up for them.")]
@@ -133,9 +136,19 @@ MaxDataDrop = Annotated[
 ]
 ReportFile = Annotated[
     Path | None,
-    typer.Option(metavar="PATH.json", help="Write a full record here (-: standard output), with layers' errors."),
+    typer.Option(
+        metavar="PATH.html|PATH.json",
+        help="Write a page to read (.html), or a full record (-: standard output), with layers' errors.",
+    ),
 ]
-Force = Annotated[bool, typer.Option("--force", help="Overwrite OUT and the report, even where OUT is IN.")]
+PlotFolder = Annotated[
+    Path | None, typer.Option("--plot", metavar="DIR", help="Write the page's pictures here, as SVG and PNG files.")
+]
+Recorded = Annotated[
+    Path, typer.Argument(readable=False, metavar="RUN.json", help="What compress --report wrote as JSON.")
+]
+Page = Annotated[Path, typer.Argument(readable=False, metavar="OUT.html", help="Where the page goes.")]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite OUT, the report and pictures, even where OUT is IN.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but warnings and errors.")]
 NoValidate = Annotated[bool, typer.Option("--no-validate", help="Do not run the result against the original.")]
 
@@ -154,6 +167,30 @@ Data = Annotated[
 ComparisonSamples = Annotated[
     int | None,
     typer.Option(metavar="N", help="How many samples; default: all of an .npz, 512 images, 16 to 128 made up."),
+]
+
+CertifiedOriginal = Annotated[
+    Path | None, typer.Argument(readable=False, metavar="A", help="The original, an .onnx file.")
+]
+CertifiedResult = Annotated[
+    Path | None, typer.Argument(readable=False, metavar="B", help="The compressed model; neither with --plan.")
+]
+Confidence = Annotated[
+    float, typer.Option(metavar="P", help="Probability with which all statements hold together, 0.5 to below 1.")
+]
+RunReport = Annotated[
+    Path | None,
+    typer.Option(
+        "--run", readable=False, metavar="PATH.json", help="What compress --report wrote: samples that it used."
+    ),
+]
+MadeUpSamples = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="How many samples at most; without --data made-up ones, an illustration only."),
+]
+PlannedShare = Annotated[
+    float | None,
+    typer.Option("--plan", metavar="SHARE", help="Only say how many samples it takes to bound a share so, like 0.01."),
 ]
 
 

@@ -16,6 +16,7 @@ from ..evaluation.verdict import check_limits
 from ..model.model import Model
 from ..model.reading import load
 from ..options import Limits
+from ..reporting.files import read_report
 from .arguments import (
     Allocation,
     Budgets,
@@ -43,12 +44,15 @@ from .arguments import (
     MinSqnr,
     NoValidate,
     Original,
+    Page,
     PlanFile,
     PlanTarget,
+    PlotFolder,
     Provider,
     Quiet,
     Ratio,
     RatioOrAuto,
+    Recorded,
     ReportFile,
     Restore,
     RoundTo,
@@ -59,14 +63,24 @@ from .arguments import (
     Std,
     Target,
     Threads,
+    Verbose,
     parse_normalisation,
     parse_ratio,
     parse_rounding,
     parse_shapes,
     parse_targets,
 )
-from .screen import STANDARD, console, print_agreement, print_compression, print_error, progress, waiting
-from .targets import check_plan, check_targets, write_plan, write_result
+from .screen import (
+    STANDARD,
+    console,
+    print_agreement,
+    print_compression,
+    print_error,
+    progress,
+    say,
+    waiting,
+)
+from .targets import check_page, check_plan, check_plot, check_targets, write_plan, write_record, write_result
 
 
 def compress(
@@ -99,8 +113,11 @@ def compress(
     min_sqnr: MinSqnr = None,
     max_drop: MaxDrop = None,
     report: ReportFile = None,
+    plot: PlotFolder = None,
     force: Force = False,
+    json: Json = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
     no_validate: NoValidate = False,
 ) -> None:
     """Compress the model IN, compare it with the original in onnxruntime, and write it to OUT where it passes.
@@ -108,7 +125,7 @@ def compress(
     Exit codes: 0 done, 1 internal error, 2 wrong usage, 3 unreadable or invalid model, 4 nothing could be removed,
     5 the result failed validation, 130 interrupted. Unless it is 0, nothing is written.
     """
-    check_targets(source, target, report, force)
+    check_targets(source, target, report, plot, force, json)
     with progress(quiet) as tell:
         result = compression.compress(
             _read(source),
@@ -137,11 +154,13 @@ def compress(
             min_sqnr=min_sqnr,
             max_drop=max_drop,
             validation=not no_validate,
-            layer_errors=report is not None,
+            layer_errors=report is not None or plot is not None,
             progress=tell,
         )
-        record, written = write_result(result, target, report, force)
-    if not quiet:
+        record, written = write_result(result, target, report, plot, force)
+    if json:
+        print(record.to_json())
+    elif not quiet:
         print_compression(console(stderr=STANDARD in (target, report)), record, written)
     for warning in record.warnings:
         print_error(f"warning: {warning}")
@@ -165,8 +184,10 @@ def plan(
     provider: Provider = "auto",
     threads: Threads = None,
     custom_ops_library: Library = None,
-    json: PlanTarget = None,
+    out: PlanTarget = None,
     force: Force = False,
+    json: Json = False,
+    verbose: Verbose = False,
 ) -> None:
     """Measure what each group of a model is worth to its outputs, what ten budgets would cost, and plan for one of them
     (default: macs=0.8); `compress --plan` carries that out.
@@ -174,8 +195,8 @@ def plan(
     Exit codes: 0 done, 1 internal error, 2 wrong usage, 3 unreadable or invalid model, 4 nothing could be removed, 130
     interrupted.
     """
-    if json is not None:
-        check_plan(model, json, force)
+    if out is not None:
+        check_plan(model, out, force, json)
     with progress() as tell:
         found = planning.plan(
             _read(model),
@@ -195,12 +216,26 @@ def plan(
             custom_ops_library=custom_ops_library,
             progress=tell,
         )
-    screen = console(stderr=json == STANDARD)
-    screen.print(tables.plan_table(found, screen.width))
-    screen.print()
-    screen.print(tables.frontier_table(found))
-    if json is not None:
-        write_plan(found, json)
+    if out is not None:
+        write_plan(found, out)
+    if json:
+        print(found.to_json())
+    else:
+        screen = console(stderr=out == STANDARD)
+        screen.print(tables.plan_table(found, screen.width))
+        screen.print()
+        screen.print(tables.frontier_table(found, screen.width))
+
+
+def report(record: Recorded, page: Page, plot: PlotFolder = None, force: Force = False) -> None:
+    """Make a page to read of what `compress --report RUN.json` recorded.
+
+    Exit codes: 0 done, 1 internal error, 2 wrong usage, 130 interrupted.
+    """
+    check_page(record, page, force)
+    if plot is not None:
+        check_plot(record, plot, force)
+    write_record(read_report(record), page, plot)
 
 
 def inspect(
@@ -208,6 +243,7 @@ def inspect(
     shape: Shape = None,
     custom_ops_library: Library = None,
     json: Json = False,
+    verbose: Verbose = False,
 ) -> None:
     """List the channel groups of a model: what could be removed, and why the rest could not.
 
@@ -222,7 +258,7 @@ def inspect(
     if found.groups:
         screen.print(tables.groups_table(found, screen.width))
         screen.print()
-    screen.print(tables.totals(found), soft_wrap=True)
+    say(screen, tables.totals(found))
 
 
 def validate(
@@ -241,6 +277,7 @@ def validate(
     min_sqnr: MinSqnr = None,
     max_drop: MaxDataDrop = None,
     json: Json = False,
+    verbose: Verbose = False,
 ) -> None:
     """Compare the models A and B in onnxruntime: outputs, latency and, with labels, accuracy.
 
@@ -266,7 +303,7 @@ def validate(
         print(to_json(found))
     else:
         screen = console()
-        screen.print(tables.measurement_table(found))
+        screen.print(tables.measurement_table(found, screen.width))
         print_agreement(screen, found)
     for warning in found.warnings:
         print_error(f"warning: {warning}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -13,13 +14,16 @@ from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 
 from ..evaluation import tables
+from ..evaluation.certificates import table as certificates
+from ..evaluation.certificates.certify import Certificate
+from ..evaluation.certificates.needed import SamplesNeeded
 from ..evaluation.records import Report, Validation
-from ..progress import Listener, Progress
+from ..progress import PACKAGE, Listener, Progress
 
 STANDARD = Path("-")
 """Stands for standard input or output."""
 UNLIMITED = 1000
-NARROWEST = 60
+NARROWEST = 40
 LAYER_WIDTH = 24
 
 
@@ -31,13 +35,21 @@ def console(stderr: bool = False) -> Console:
     return result
 
 
+def say(screen: Console, text: str) -> None:
+    """Sentences, broken between words where the screen has an end."""
+    screen.print(text, soft_wrap=screen.width == UNLIMITED)
+
+
 def print_compression(screen: Console, report: Report, written: str) -> None:
     """What was done, and where it was `written`."""
-    screen.print(tables.compression_table(report))
+    screen.print(tables.compression_table(report, screen.width))
     screen.print()
-    screen.print(tables.cut_summary(report), soft_wrap=True)
+    say(screen, tables.cut_summary(report))
     if report.calibration is not None:
-        screen.print(tables.printable(f"measured on {report.calibration}"))
+        say(screen, tables.printable(f"measured on {report.calibration}"))
+    bound = tables.bound(report)
+    if bound is not None:
+        say(screen, bound)
     if report.validation is not None:
         print_agreement(screen, report.validation)
     else:
@@ -47,10 +59,10 @@ def print_compression(screen: Console, report: Report, written: str) -> None:
 
 def print_agreement(screen: Console, validation: Validation) -> None:
     """How far the outputs of two models agree, and on what that was measured."""
-    screen.print(tables.measured_on(validation), soft_wrap=True)
+    say(screen, tables.measured_on(validation))
     if validation.free_outputs:
         names = ", ".join(validation.free_outputs)
-        screen.print(tables.printable(f"not compared, as their sizes follow values: {names}"), soft_wrap=True)
+        say(screen, tables.printable(f"not compared, as their sizes follow values: {names}"))
     if validation.outputs:
         screen.print()
         screen.print(tables.outputs_table(validation, screen.width))
@@ -60,18 +72,35 @@ def print_agreement(screen: Console, validation: Validation) -> None:
         screen.print(answers)
         screen.print()
     if verdict is not None:
-        screen.print(verdict, soft_wrap=True)
+        say(screen, verdict)
+
+
+def print_certificate(screen: Console, certificate: Certificate) -> None:
+    """What is claimed of new inputs, what is not, and what it rests on."""
+    screen.print(certificates.heading(certificate))
+    screen.print()
+    screen.print(certificates.certificate_table(certificate))
+    screen.print()
+    for line in certificates.remarks(certificate):
+        screen.print(line)
+
+
+def print_samples_needed(screen: Console, needed: SamplesNeeded) -> None:
+    """How many samples claims take."""
+    screen.print(certificates.plan_heading(needed))
+    screen.print()
+    screen.print(certificates.plan_table(needed))
 
 
 @contextmanager
 def progress(quiet: bool = False) -> Iterator[Listener]:
     """What shows where a run is on standard error: a bar if that is a terminal, else a line for each stage; nothing
-    with `quiet`."""
-    if quiet:
+    with `quiet`, or where the log shows it."""
+    if quiet or _logged():
         yield lambda progress: None
     elif sys.stderr.isatty():
         columns = (
-            BarColumn(24),
+            BarColumn(min(24, console(stderr=True).width // 4)),
             TextColumn("{task.percentage:>3.0f} %"),
             TextColumn("{task.description}", markup=False),
         )
@@ -92,11 +121,15 @@ def progress(quiet: bool = False) -> Iterator[Listener]:
 @contextmanager
 def waiting(stage: str) -> Iterator[None]:
     """A spinner on standard error, if that is a terminal."""
-    if not sys.stderr.isatty():
+    if not sys.stderr.isatty() or _logged():
         yield
         return
     with Console(stderr=True).status(stage, spinner="line"):
         yield
+
+
+def _logged() -> bool:
+    return logging.getLogger(PACKAGE).isEnabledFor(logging.INFO)
 
 
 def _described(progress: Progress) -> str:

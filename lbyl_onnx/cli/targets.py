@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,29 +13,60 @@ from ..evaluation.plan_file import PlanReport
 from ..evaluation.records import Report
 from ..model.reading import load
 from ..model.writing import save
+from ..reporting.figures import require_libraries
+from ..reporting.files import is_page, plot_paths, plots, rendered, write_whole
 from .screen import STANDARD
 
 
-def check_targets(source: Path, target: Path, report: Path | None, force: bool) -> None:
-    """Refuse what would fail at the end, before the work begins."""
+def check_targets(source: Path, target: Path, report: Path | None, plot: Path | None, force: bool, json: bool) -> None:
+    """Refuse what would fail at the end, before the work begins. `json`: the report goes to standard output too."""
     if target == report == STANDARD:
         raise UsageError("OUT and --report cannot both be -, standard output; give one of them a file")
+    if json and STANDARD in (target, report):
+        what = "OUT" if target == STANDARD else "--report"
+        raise UsageError(f"--json prints on standard output, which {what} is too (-); give {what} a file")
     if report is not None and report != STANDARD and report.resolve() in (source.resolve(), target.resolve()):
         raise UsageError(f"--report {report}: is a model of this command; choose another name")
     for path, option in ((target, ""), (report, "--report ")):
         if path is not None and path != STANDARD:
             _check_target(path, option, source, force)
+    if report is not None and is_page(report):
+        require_libraries()
+    if plot is not None:
+        check_plot(source, plot, force)
 
 
-def check_plan(source: Path, path: Path, force: bool) -> None:
+def check_plot(source: Path, folder: Path, force: bool) -> None:
+    """The same for a folder of pictures."""
+    require_libraries()
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"--plot {folder}: is a file; give the name of a folder")
+    for path in plot_paths(folder) if folder.exists() else (folder,):
+        _check_target(path, "--plot ", source, force)
+
+
+def check_page(record: Path, path: Path, force: bool) -> None:
+    """The same for the page of a record."""
+    if not is_page(path):
+        raise UsageError(f"{path}: is no name of a page; give one that ends in .html")
+    require_libraries()
+    _check_target(path, "", record, force)
+
+
+def check_plan(source: Path, path: Path, force: bool, json: bool) -> None:
     """The same for a plan."""
+    if json and path == STANDARD:
+        raise UsageError("--json prints on standard output, which --out is too (-); give --out a file")
     if path != STANDARD:
-        _check_target(path, "--json ", source, force)
+        _check_target(path, "--out ", source, force)
 
 
 def write_plan(plan: PlanReport, path: Path) -> None:
     """Write a plan, whole or not at all."""
-    _write_text(plan.to_json(), path)
+    if path == STANDARD:
+        print(plan.to_json())
+    else:
+        write_whole({path: f"{plan.to_json()}\n".encode()})
 
 
 def _check_target(path: Path, option: str, source: Path, force: bool) -> None:
@@ -55,16 +85,17 @@ def _check_target(path: Path, option: str, source: Path, force: bool) -> None:
         raise UsageError(f"{option}{path}: the folder {folder} is not writable; choose another")
 
 
-def write_result(result: CompressionResult, target: Path, report: Path | None, force: bool) -> tuple[Report, str]:
-    """Write the model and its report, both or none; but what took the place of another model stays.
+def write_result(
+    result: CompressionResult, target: Path, report: Path | None, plot: Path | None, force: bool
+) -> tuple[Report, str]:
+    """Write the model, its report and pictures, all or none; but what took the place of another model stays.
 
     Returns the report with the size of the files on disk, and words that name what was written.
     """
     if target == STANDARD:
         content = result.model.SerializeToString()
         record = replace(result.report, output=replace(result.report.output, path="-", bytes=len(content)))
-        if report is not None:
-            _write_text(record.to_json(), report)
+        write_record(record, report, plot)
         sys.stdout.buffer.write(content)
         sys.stdout.buffer.flush()
         return record, "the model to standard output"
@@ -77,8 +108,7 @@ def write_result(result: CompressionResult, target: Path, report: Path | None, f
         record = replace(
             result.report, output=replace(result.report.output, path=str(target), bytes=model.bytes_on_disk)
         )
-        if report is not None:
-            _write_text(record.to_json(), report)
+        write_record(record, report, plot)
     except BaseException:
         for file in written if fresh else ():
             file.resolve().unlink(missing_ok=True)
@@ -86,15 +116,11 @@ def write_result(result: CompressionResult, target: Path, report: Path | None, f
     return record, " and ".join(map(str, written))
 
 
-def _write_text(text: str, path: Path) -> None:
-    if path == STANDARD:
-        print(text)
-        return
-    path = path.resolve() if path.is_symlink() else path
-    try:
-        with tempfile.TemporaryDirectory(prefix=".lbyl-onnx-", dir=path.parent) as folder:
-            draft = Path(folder, path.name)
-            draft.write_text(text + "\n", encoding="utf-8")
-            os.replace(draft, path)
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be written ({error.strerror}); choose another place") from None
+def write_record(record: Report, report: Path | None, plot: Path | None) -> None:
+    """Write a report and its pictures, where they are wanted, both or none."""
+    files = plots(record, plot) if plot is not None else {}
+    if report is not None and report != STANDARD:
+        files[report] = rendered(record, report)
+    write_whole(files)
+    if report == STANDARD:
+        print(record.to_json())

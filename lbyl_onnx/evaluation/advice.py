@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ..budgets import DROP
 from ..calibration.samples import is_made_up
 from ..calibration.user_samples import is_folder
@@ -80,6 +82,19 @@ def _why_no_group(model: Model) -> str:
     return "it has no Conv, Gemm or MatMul weight whose output channels feed another one"
 
 
+def ranked_otherwise(criteria: Sequence[str | None], options: PruneOptions) -> list[str]:
+    """Which groups the criterion could not rank. `criteria`: what ranked each group, None where nothing did."""
+    others = sorted({criterion for criterion in criteria if criterion} - {options.criterion})
+    if not others:
+        return []
+    count = sum(criterion in others for criterion in criteria)
+    have, were = ("has", "it was") if count == 1 else ("have", "they were")
+    return [
+        f"{counted(count, 'group')} {have} no consumer whose input {options.criterion} can measure; {were} "
+        f"ranked by {', '.join(others)}"
+    ]
+
+
 def damage_warnings(validation: Validation | None, options: Options) -> tuple[str, ...]:
     """What to try where the result cannot be used."""
     if validation is None or validation.verdict is None or validation.verdict.level not in (DAMAGED, RUINED):
@@ -92,7 +107,7 @@ def damage_warnings(validation: Validation | None, options: Options) -> tuple[st
 
 def speed_warnings(validation: Validation | None, prune: PruneOptions) -> tuple[str, ...]:
     """What to try where the result is not faster."""
-    if validation is None or validation.speedup > NOT_FASTER:
+    if validation is None or not validation.speedup <= NOT_FASTER:
         return ()
     size = prune.round_to or (None if prune.by_sensitivity else 1)
     if size is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,6 +12,8 @@ from ..restoration.methods import Restored
 from ..selection.plan import Plan
 from ..selection.planner import Planner
 from .records import LayerErrors, Validation
+
+logger = logging.getLogger(__name__)
 
 NOISE = 1.03
 """How much longer a run may seem to take than it does."""
@@ -32,16 +35,20 @@ class Made:
 
 
 def fast_enough(planner: Planner, make: Callable[[], Made]) -> Made:
-    """What `make` makes of the planner's plans: with coarser blocks where the first is not faster than the original,
-    then by predicted latencies, and with corrected predictions where it misses a latency that was asked for.
+    """What `make` makes of the planner's plans: with coarser blocks where the first is not faster than the original, by
+    predicted latencies where it is slower, and with corrected predictions where it misses a latency that was asked for.
 
     Raises NothingToRemove where such a latency is missed twice.
     """
     made = make()
     if made.validation is None:
         return made
-    for change, take_back in ((planner.coarsen, planner.refine), (planner.hurry, planner.relax)):
-        if made.milliseconds > 1 / NOISE and change():
+    for change, take_back, allowed in (
+        (planner.coarsen, planner.refine, 1 / NOISE),
+        (planner.hurry, planner.relax, NOISE),
+    ):
+        if made.milliseconds > allowed and change():
+            logger.info("it takes %.3f of the original's time; planning again", made.milliseconds)
             try:
                 other = make()
             except (NothingToRemove, ValidationFailed):
@@ -53,6 +60,9 @@ def fast_enough(planner: Planner, make: Callable[[], Made]) -> Made:
     target = next((target for target in planner.options.targets if target.name == LATENCY), None)
     if target is not None and _missed(target, made.validation) > NOISE:
         planner.latency_factor *= _missed(target, made.validation)
+        logger.info(
+            "it misses %s; planning again, with latencies %.2f of the predicted", target, planner.latency_factor
+        )
         made = make()
         if _missed(target, made.validation) > NOISE:
             found = made.validation

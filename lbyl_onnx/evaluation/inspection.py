@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 
 from ..channels.groups import Analysis, ChannelGroup, analyse
-from ..channels.macs import node_macs
+from ..channels.macs import mac_factors, node_macs
 from ..channels.probe import probe
 from ..errors import NothingToRemove
 from ..model.graph import GraphIndex
@@ -20,7 +20,7 @@ from ..options import Options, RunOptions, SampleOptions
 from ..restoration.methods import Outcome, Restoration, Restored
 from ..selection.plan import Choice, Plan, reasons_to_leave
 from .advice import why_nothing
-from .records import FileReport, GroupReport, Inspection, LayerErrors
+from .records import FileReport, GroupReport, Inspection, LayerErrors, LayerReport
 
 
 def inspect(
@@ -76,6 +76,21 @@ def file_report(analysis: Analysis, kept: np.ndarray, model: Model) -> FileRepor
         macs=sum(node_macs(node, shapes) for node in nodes) // analysis.probe.batch,
         bytes=model.bytes_on_disk,
     )
+
+
+def layer_reports(analysis: Analysis, kept: np.ndarray) -> tuple[LayerReport, ...]:
+    """One record for each layer of weights, once only the classes in `kept` (bool, (classes,)) are left."""
+    whole = {name: facts.shape for name, facts in analysis.probe.tensors.items()}
+    left = {name: analysis.kept_shape(name, kept) for name in whole}
+    index, found = GraphIndex(analysis.model), []
+    for node in index.nodes:
+        if not any(map(index.constant, node.input[:2])) or not mac_factors(node, whole):
+            continue
+        made, axis = node.output[0], 1 if "Conv" in node.op_type else -1
+        macs = [node_macs(node, shapes) // analysis.probe.batch for shapes in (whole, left)]
+        name = node.name or made
+        found.append(LayerReport(name, node.op_type, whole[made][axis], left[made][axis], *macs))
+    return tuple(found)
 
 
 def group_reports(plan: Plan, restored: Restored, errors: tuple[LayerErrors, ...]) -> tuple[GroupReport, ...]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
 from ..calibration.inputs import input_specs
-from ..calibration.samples import unseen
+from ..calibration.samples import Calibration, is_made_up, unseen
+from ..calibration.samples_used import SamplesUsed, samples_used
 from ..calibration.user_samples import SampleSet, Source, check_source, open_samples, read_samples
 from ..errors import UsageError, naming
 from ..model.model import Model
@@ -51,8 +53,19 @@ class Judging:
     def samples(self, macs: int) -> SampleSet:
         """The user's labelled samples, or others that were not measured on. `macs`: of the model, where it decides how
         many are made up."""
-        if self.evaluation is None:
-            return unseen(self.model, self.given, self.options, macs)
+        return unseen(self.model, self.given, self.options, macs) if self.evaluation is None else self._labelled
+
+    def used(self, calibration: Calibration | None, earlier: SamplesUsed) -> SamplesUsed:
+        """The user's own samples that a run measures, those that it is judged on, and those used `earlier`."""
+        measured = earlier if calibration is None else earlier | calibration.used
+        if self.evaluation is None and is_made_up(self.given):
+            return measured
+        samples = self.samples(0)
+        return measured if samples.made_up else measured | samples_used([samples.inputs])
+
+    @cached_property
+    def _labelled(self) -> SampleSet:
+        assert self.evaluation is not None
         with naming("eval"):
             options = replace(self.options, samples=None)
             return read_samples(input_specs(self.model), self.evaluation, options, LABELLED, MAX_EVALUATED)

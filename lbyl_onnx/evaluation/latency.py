@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,32 @@ from ..model.session import run
 
 LATENCY_SECONDS = 0.4
 LATENCY_PAIRS = (3, 200)
+QUANTILES = 21
+"""How many quantiles of the latencies are recorded, from the shortest to the longest in equal shares of the runs."""
+
+
+@dataclass(frozen=True)
+class Latencies:
+    """Milliseconds of single runs of two models, taken in turns, float64 (runs, 2); none where they were not timed."""
+
+    milliseconds: np.ndarray
+
+    @property
+    def medians(self) -> tuple[float, float]:
+        """Of both models, not a number where they were not timed."""
+        before, after = np.median(self.milliseconds, axis=0) if len(self.milliseconds) else (np.nan, np.nan)
+        return float(before), float(after)
+
+    @property
+    def quantiles(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """QUANTILES of both models."""
+        if not len(self.milliseconds):
+            return (), ()
+        before, after = np.quantile(self.milliseconds, np.linspace(0, 1, QUANTILES), axis=0).T.tolist()
+        return tuple(before), tuple(after)
+
+
+UNTIMED = Latencies(np.empty((0, 2)))
 
 
 def latencies(
@@ -19,16 +46,15 @@ def latencies(
     after: ort.InferenceSession,
     feed: dict[str, np.ndarray],
     pairs: list[tuple[float, float]],
-) -> tuple[float, float]:
-    """Median milliseconds of one run of each, taken in turns: of those in `pairs` already, seconds, and of runs of
-    `feed` until there are enough. The first pair warms up and does not count."""
+) -> Latencies:
+    """Of those in `pairs` already, seconds, and of runs of `feed` until there are enough. The first pair warms up and
+    does not count."""
     pairs = list(pairs)
     least, most = LATENCY_PAIRS
     end = time.perf_counter() + LATENCY_SECONDS - sum(map(sum, pairs))
     while len(pairs) <= least or (len(pairs) <= most and time.perf_counter() < end):
         pairs.append((timed(before, feed)[1], timed(after, feed)[1]))
-    medians = 1000 * np.median(pairs[1:], axis=0)
-    return float(medians[0]), float(medians[1])
+    return Latencies(1000 * np.array(pairs[1:], np.float64))
 
 
 def timed(session: ort.InferenceSession, feed: dict[str, np.ndarray]) -> tuple[list[Any], float]:

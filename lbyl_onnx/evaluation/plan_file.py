@@ -2,53 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from ..calibration.samples_used import SamplesUsed
 from ..channels.groups import Analysis
 from ..errors import UsageError, article
 from ..options import Options
-from ..selection.plan import Choice, Plan
-from ..selection.planner import Planner
+from ..selection.plan import Choice, Plan, emptied
+from .planned import FrontierPoint, Planned, PlannedGroup
 from .records import FileReport, Versions, from_json, to_json
 
-EXPECTED = "a plan that `lbyl-onnx plan --json` wrote for this model"
-
-
-@dataclass(frozen=True)
-class PlannedGroup:
-    """One group. `producers`: node names; `macs`: of its producers and consumers; `removed`: how many units are to go,
-    which may be changed by hand, the first ones of `order`; `curve`: numbers of units and what the outputs are expected
-    to move by without them (`selection.sensitivity.Curve`); `reason`: why none may go, None where they may."""
-
-    name: str
-    producers: tuple[str, ...]
-    units: int
-    macs: int
-    removed: int
-    order: tuple[int, ...] = ()
-    curve: tuple[tuple[int, float], ...] = ()
-    reason: str | None = None
-
-
-@dataclass(frozen=True)
-class FrontierPoint:
-    """What a budget would cost. `share`: of the multiply-accumulates that stay; `predicted`: how far the outputs are
-    expected to move, the groups' own shares added up; `measured`: how far they did, None where that was not tried. Both
-    are of a plan in one round (`evaluation.rounds`)."""
-
-    share: float
-    macs: int
-    parameters: int
-    predicted: float
-    measured: float | None = None
+EXPECTED = "a plan that `lbyl-onnx plan --out` wrote for this model"
 
 
 @dataclass(frozen=True, repr=False)
 class PlanReport:
-    """What `plan` found. `groups`: in the model's order; `frontier`: from light budgets to heavy ones."""
+    """What `plan` found. `groups`: in the model's order; `frontier`: from light budgets to heavy ones; `samples`: those
+    of the user's own that it rests on."""
 
     versions: Versions
     options: Options
@@ -56,6 +29,7 @@ class PlanReport:
     groups: tuple[PlannedGroup, ...]
     frontier: tuple[FrontierPoint, ...]
     calibration: str | None = None
+    samples: SamplesUsed = field(default_factory=SamplesUsed)
 
     def __repr__(self) -> str:
         removed = sum(group.removed for group in self.groups)
@@ -71,29 +45,10 @@ class PlanReport:
         return from_json(cls, text)
 
 
-def planned_groups(planner: Planner, plan: Plan) -> tuple[PlannedGroup, ...]:
-    """One record for each group, with the order in which a planner lets its units go."""
-    found, known = [], planner.known
-    for number, choice in enumerate(plan.choices):
-        group, ranked, curve = choice.group, known.ranked.get(number), known.curves.get(number)
-        order: list[int] = []
-        if ranked is not None:
-            scores = np.where(group.free, ranked.ranking.importance, np.inf)
-            order = np.argsort(scores, kind="stable")[: int(np.isfinite(scores).sum())].tolist()
-        points = zip(curve.removed.tolist(), curve.divergence.tolist(), strict=True) if curve else ()
-        found.append(
-            PlannedGroup(
-                name=group.name,
-                producers=tuple(axis.name for axis in group.producers),
-                units=group.units,
-                macs=group.macs,
-                removed=int(choice.removed.sum()),
-                order=tuple(order),
-                curve=tuple(points),
-                reason=choice.reason,
-            )
-        )
-    return tuple(found)
+def carried_out(report: PlanReport) -> Planned:
+    """What a plan that was carried out had expected."""
+    expected = sum(float(group.divergence(group.removed)) for group in report.groups if group.removed)
+    return Planned(report.groups, report.frontier, expected)
 
 
 def read_plan(source: PlanReport | str | Path) -> PlanReport:
@@ -135,6 +90,11 @@ def executed(report: PlanReport, analysis: Analysis, reasons: list[str | None]) 
         if wrong is not None:
             raise UsageError(f"does not fit {analysis.model.name}: group {group.name!r} {wrong}", "plan")
         kept[group.classes[chosen]] = False
+    tensor = emptied(analysis, kept)
+    if tensor is not None:
+        raise UsageError(
+            f"does not fit {analysis.model.name}: it leaves no channel of tensor {tensor!r}; let fewer units go", "plan"
+        )
     choices = [
         Choice(group, ~kept[group.classes], reason, "plan" if (~kept[group.classes]).any() else None)
         for group, reason in zip(analysis.groups, reasons, strict=True)

@@ -13,6 +13,7 @@ import onnxruntime as ort
 
 from ..budgets import DROP, budgets
 from ..calibration.samples import EXPECTED, Calibration, calibrate
+from ..calibration.samples_used import SamplesUsed
 from ..calibration.synthetic import AUTO
 from ..calibration.user_samples import SampleSet, Source, check_source
 from ..channels.groups import Analysis
@@ -29,13 +30,12 @@ from ..selection.plan import Plan
 from ..selection.planner import Planner
 from .inspection import analyse_for, analysed, file_report
 from .judging import Judging
-from .plan_file import FrontierPoint, PlanReport, planned_groups
-from .records import Validation, Versions
+from .plan_file import PlanReport
+from .planned import SHARES, FrontierPoint, frontier_point, planned_groups
+from .records import Versions
 from .rounds import in_two_rounds
 from .validation import compare
 
-SHARES = (0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.5, 0.4)
-"""Multiply-accumulates that stay, of the frontier's budgets."""
 MEASURED = (0.9, 0.8, 0.7)
 """Those at which the result is made and run."""
 DEFAULT = {"macs": 0.8}
@@ -83,6 +83,7 @@ class _Planning:
     def __init__(self, source: Model, options: Options, given: Source, telling: Telling, asked: bool) -> None:
         self._source, self._options, self._given, self._telling = source, options, given, telling
         self._asked = asked
+        self._judging = Judging(source, given, None, options.samples)
         self._restoration = restoration_named(options.prune.restore)
 
     def run(self) -> PlanReport:
@@ -107,26 +108,28 @@ class _Planning:
             if self._asked:
                 raise
             chosen = planner.plan_of(np.zeros(len(analysis.groups), np.int64))
-        return PlanReport(
+        found = PlanReport(
             versions=Versions(version("lbyl-onnx"), ort.__version__, options.run.provider),
             options=options,
             input=before,
             groups=planned_groups(planner, chosen),
             frontier=frontier,
             calibration=calibration.source,
+            samples=self._judging.used(calibration, SamplesUsed()),
         )
+        tell.end()
+        return found
 
     def _frontier(self, planner: Planner, calibration: Calibration, macs: int) -> tuple[FrontierPoint, ...]:
         whole = float(planner.costs.macs(np.zeros(len(planner.analysis.groups))))
-        samples = Judging(self._source, self._given, None, self._options.samples).samples(macs)
+        samples = self._judging.samples(macs)
         found = []
         for share in SHARES:
             try:
                 counts = planner.counts([Limit("macs", planner.costs.macs, share * whole)])
             except OutOfReach:
                 break
-            left = int(planner.costs.macs(counts)), int(planner.costs.parameters(counts))
-            point = FrontierPoint(share, *left, planner.divergence(counts))
+            point = frontier_point(planner, share, counts)
             if share in MEASURED and counts.any():
                 point = self._tried(point, planner.analysis, planner.plan_of(counts), calibration, samples)
             found.append(point)
@@ -137,17 +140,11 @@ class _Planning:
     ) -> FrontierPoint:
         """The point with how far the outputs move, on samples that nothing was fitted to."""
         restored = self._restored(analysis, plan, calibration)
-        return replace(point, measured=_divergence(compare(self._source, restored, samples, self._options.run)))
+        return replace(
+            point, measured=compare(self._source, restored, samples, self._options.run, timed=False).divergence
+        )
 
     def _restored(self, analysis: Analysis, plan: Plan, calibration: Calibration) -> Model:
         options = self._options
         task = RestoreTask(analysis, plan, options.prune, options.run, calibration, self._telling.layer)
         return self._restoration.restore(task).model
-
-
-def _divergence(validation: Validation) -> float:
-    """The divergence of classes, or the error's share of the energy, averaged over the outputs."""
-    shares = [
-        output.error_share if output.classes is None else output.classes.divergence for output in validation.outputs
-    ]
-    return float(np.mean(shares)) if shares else 0.0

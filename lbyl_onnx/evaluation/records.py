@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -10,9 +11,11 @@ from typing import TypeVar
 import cattrs
 import numpy as np
 
+from ..calibration.samples_used import SamplesUsed
 from ..errors import counted
 from ..options import Options
 from ..restoration.methods import Outcome
+from .planned import Planned
 
 Record = TypeVar("Record")
 
@@ -27,6 +30,18 @@ class FileReport:
     parameters: int
     macs: int
     bytes: int
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """One layer of weights, by its node: `op`, channels of its output and multiply-accumulates, before and after."""
+
+    name: str
+    op: str
+    channels_before: int
+    channels_after: int
+    macs_before: int
+    macs_after: int
 
 
 @dataclass(frozen=True)
@@ -135,9 +150,11 @@ class Verdict:
 @dataclass(frozen=True, repr=False)
 class Validation:
     """Both models side by side in onnxruntime. Latencies are medians in milliseconds of one run of the same
-    `latency_batch` samples; accuracies are top-1 in [0, 1], None without labels. `free_outputs`: names of those that
-    cannot be compared, as their sizes follow values and differ. `verdict`: what the outputs say, None where there is
-    none to compare; `warnings`: sentences a user should read."""
+    `latency_batch` samples, not finite where they were not measured; accuracies are top-1 in [0, 1], None without
+    labels. `free_outputs`: names of those that cannot be compared, as their sizes follow values and differ. `verdict`:
+    what the outputs say, None where there is none to compare; `warnings`: sentences a user should read;
+    `latency_quantiles_ms`: of single runs of the original and of the result, from the shortest to the longest, in equal
+    shares of the runs, empty where they were not measured."""
 
     provider: str
     data: str
@@ -151,6 +168,7 @@ class Validation:
     free_outputs: tuple[str, ...] = ()
     verdict: Verdict | None = None
     warnings: tuple[str, ...] = ()
+    latency_quantiles_ms: tuple[tuple[float, ...], tuple[float, ...]] = ((), ())
 
     def __repr__(self) -> str:
         worst = min((output.sqnr_db for output in self.outputs), default=float("inf"))
@@ -164,6 +182,18 @@ class Validation:
     def speedup(self) -> float:
         """Latency of the original over latency of the result."""
         return self.latency_before_ms / self.latency_after_ms
+
+    @property
+    def timed(self) -> bool:
+        """Whether latencies were measured."""
+        return math.isfinite(self.latency_after_ms)
+
+    @property
+    def divergence(self) -> float:
+        """How far the outputs moved: the divergence of classes, or the error's share of the energy, averaged over the
+        outputs."""
+        moved = [output.error_share if output.classes is None else output.classes.divergence for output in self.outputs]
+        return float(np.mean(moved)) if moved else 0.0
 
 
 @dataclass(frozen=True, repr=False)
@@ -191,11 +221,33 @@ class Versions:
     provider: str
 
 
+@dataclass(frozen=True)
+class PruningBound:
+    """How far cutting alone can move the output y, in the Euclidean norm, said from norms of weights and second moments
+    of activations (`lbyl_onnx.bounds`), and how far it did.
+
+    `root_mean_square`: at least the root of the mean of |y' - y|² over the samples that the run was judged on, and
+    where units were drawn (`random`) over the draw too; `measured`: that root for the units that did go; `size`: that
+    of y itself, beyond which a bound says nothing. `gap`: exceeded with a probability of at most `delta`. `reason`: why
+    there is no bound, None where there is one.
+    """
+
+    random: bool = False
+    root_mean_square: float | None = None
+    measured: float | None = None
+    size: float | None = None
+    delta: float | None = None
+    gap: float | None = None
+    reason: str | None = None
+
+
 @dataclass(frozen=True, repr=False)
 class Report:
     """What `compress` did. `options`: what was asked for, enough to repeat the run; `calibration`: what activations
     were measured on (None: not measured); `fallbacks`: what was done otherwise than asked, and why; `seconds`: the
-    wall time of the call; `warnings`: sentences a user should read."""
+    wall time of the call; `warnings`: sentences a user should read; `layers`: in the graph's order; `planned`: what was
+    expected of the plan, None where all groups lost the same share; `samples`: those of the user's own that were
+    measured, judged or decided on; `bound`: what cutting alone can cost at most, None where units were made up for."""
 
     versions: Versions
     options: Options
@@ -207,6 +259,10 @@ class Report:
     seconds: float
     fallbacks: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    layers: tuple[LayerReport, ...] = ()
+    planned: Planned | None = None
+    samples: SamplesUsed = field(default_factory=SamplesUsed)
+    bound: PruningBound | None = None
 
     def __repr__(self) -> str:
         before, after = self.input, self.output

@@ -10,8 +10,8 @@ from rich.table import Table
 
 from ..errors import counted
 from ..restoration.methods import RESTORATIONS
-from ..selection.sensitivity import Curve
-from .plan_file import PlannedGroup, PlanReport
+from .plan_file import PlanReport
+from .planned import PlannedGroup
 from .records import GroupReport, Inspection, Report, Validation
 
 Row = tuple[str, ...]
@@ -30,7 +30,7 @@ def groups_table(inspection: Inspection, width: int) -> Table:
     """One row for each channel group.
 
     Consumers have a column of their own where all names fit side by side in `width` characters, else they
-    stand below their producers, shortened in the middle if they must.
+    stand below their producers, shortened in the middle if they must; a paragraph for each where even that is too wide.
     """
     header: Row = ("Producers", "Consumers", "Units", "Params", "MACs", "Removable")
     rows: list[Row] = [
@@ -39,9 +39,11 @@ def groups_table(inspection: Inspection, width: int) -> Table:
     ]
     producers, consumers, *counts, reason = _widths(header, rows)
     room = width - sum(counts) - min(reason, width // REASON_SHARE) - GAP * (len(header) - 2)
+    if room < NAME_MINIMUM:
+        return _paragraphs(header, rows, width)
     if producers + GAP + consumers > room:
         header = (f"Producers\n{BELOW}consumers", *header[2:])
-        rows = [(_stacked(made, used, max(room, NAME_MINIMUM)), *others) for made, used, *others in rows]
+        rows = [(_stacked(made, used, room), *others) for made, used, *others in rows]
     return _table(header, rows, numbers=slice(-4, -1), wrapped=header[-1])
 
 
@@ -53,10 +55,10 @@ def plan_table(report: PlanReport, width: int) -> Table:
         for group in report.groups
         if group.reason is None
     ]
-    return _named_table(header, rows, width)
+    return named_table(header, rows, width)
 
 
-def frontier_table(report: PlanReport) -> Table:
+def frontier_table(report: PlanReport, width: int) -> Table:
     """One row for each budget: what stays, and how far the outputs are expected to move, and did."""
     header: Row = ("Budget", "MACs", "Params", "Predicted divergence", "Measured")
     rows: list[Row] = [
@@ -69,7 +71,7 @@ def frontier_table(report: PlanReport) -> Table:
         )
         for point in report.frontier
     ]
-    return _table(header, rows, slice(1, None))
+    return named_table(header, rows, width)
 
 
 def sparkline(group: PlannedGroup) -> str:
@@ -77,8 +79,7 @@ def sparkline(group: PlannedGroup) -> str:
     a dot where that was not measured."""
     if not group.curve:
         return ""
-    curve = Curve(*(np.array(column) for column in zip(*group.curve, strict=True)))
-    values = curve.at(np.arange(1, len(BARS)) * group.units / len(BARS))
+    values = group.divergence(np.arange(1, len(BARS)) * group.units / len(BARS))
     reach = np.log(LOUDEST / FAINTEST)
     places = np.clip(np.log(np.maximum(values, FAINTEST) / FAINTEST) / reach * len(BARS), 0, len(BARS) - 1)
     return "".join(BARS[int(place)] if np.isfinite(value) else "." for place, value in zip(places, values, strict=True))
@@ -95,7 +96,7 @@ def totals(inspection: Inspection) -> str:
     )
 
 
-def compression_table(report: Report) -> Table:
+def compression_table(report: Report, width: int) -> Table:
     """Sizes, and latency and accuracies where validated, before and after."""
     before, after = report.input, report.output
     rows: list[Row] = [
@@ -106,12 +107,12 @@ def compression_table(report: Report) -> Table:
             ("bytes on disk", before.bytes, after.bytes),
         )
     ]
-    return _before_after(rows + (_measured(report.validation) if report.validation else []))
+    return _before_after(rows + (_measured(report.validation) if report.validation else []), width)
 
 
-def measurement_table(validation: Validation) -> Table:
+def measurement_table(validation: Validation, width: int) -> Table:
     """Latency and accuracies of both models."""
-    return _before_after(_measured(validation))
+    return _before_after(_measured(validation), width)
 
 
 def outputs_table(validation: Validation, width: int) -> Table:
@@ -129,7 +130,7 @@ def outputs_table(validation: Validation, width: int) -> Table:
         )
         for output in validation.outputs
     ]
-    return _named_table(header, rows, width)
+    return named_table(header, rows, width)
 
 
 def cut_summary(report: Report) -> str:
@@ -169,7 +170,18 @@ def answers_table(validation: Validation, width: int) -> Table | None:
             rows.append((printable(output.name), sure, divergence, loss))
     if not rows:
         return None
-    return _named_table(header, rows, width)
+    return named_table(header, rows, width)
+
+
+def bound(report: Report) -> str | None:
+    """One line: what cutting alone could cost at most, and what it did; None where that is not known."""
+    found = report.bound
+    if found is None or found.root_mean_square is None or found.size is None:
+        return None
+    how = "drawing so many units" if found.random else "removing these units"
+    void = "" if found.root_mean_square < found.size else ", which says nothing"
+    most = f"{found.root_mean_square:.3g}{void}"
+    return f"{how} can move the output (root mean square {found.size:.3g}) by {most}; it moved by {found.measured:.3g}"
 
 
 def verdict(validation: Validation) -> str | None:
@@ -239,8 +251,8 @@ def _measured(validation: Validation) -> list[Row]:
     return rows
 
 
-def _before_after(rows: list[Row]) -> Table:
-    return _table(("", "Before", "After", "Change"), rows, numbers=slice(1, None))
+def _before_after(rows: list[Row], width: int) -> Table:
+    return named_table(("", "Before", "After", "Change"), rows, width)
 
 
 def _stacked(producers: str, consumers: str, room: int) -> str:
@@ -252,10 +264,27 @@ def _widths(header: Row, rows: list[Row]) -> list[int]:
     return [max(map(len, column)) for column in zip(header, *rows, strict=True)]
 
 
-def _named_table(header: Row, rows: list[Row], width: int) -> Table:
-    """Names in the first column, shortened so that all fits in `width` characters, and numbers."""
-    room = width - sum(_widths(header, rows)[1:]) - GAP * (len(header) - 1)
-    return _table(header, [(shorten(name, max(room, NAME_MINIMUM)), *others) for name, *others in rows], slice(1, None))
+def named_table(header: Row, rows: list[Row], width: int) -> Table:
+    """Names in the first column, shortened so that all fits in `width` characters, and numbers; where not even that
+    fits, a paragraph for each row, one number to the line."""
+    names, *others = _widths(header, rows)
+    room = width - sum(others) - GAP * len(others)
+    if room >= min(names, NAME_MINIMUM):
+        return _table(header, [(shorten(name, max(room, NAME_MINIMUM)), *rest) for name, *rest in rows], slice(1, None))
+    return _paragraphs(header, rows, width)
+
+
+def _paragraphs(header: Row, rows: list[Row], width: int) -> Table:
+    """For each row its name, and below it a line for each of the others that is not empty."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(overflow="fold")
+    titles = max(map(len, header[1:]))
+    for name, *rest in rows:
+        table.add_row(shorten(name, width), style="bold")
+        for title, value in zip(header[1:], rest, strict=True):
+            if value:
+                table.add_row(f"  {title:<{titles}}  {value}")
+    return table
 
 
 def _table(header: Row, rows: list[Row], numbers: slice, wrapped: str | None = None) -> Table:

@@ -23,7 +23,7 @@ from ..model.tensors import is_floating
 from ..options import Normalisation, RunOptions, SampleOptions
 from .advice import unused_beside_data
 from .comparison import Comparison
-from .latency import latencies
+from .latency import UNTIMED, latencies
 from .records import Validation
 from .verdict import verdict
 
@@ -85,8 +85,10 @@ def validate(
     return replace(compare(before, compressed, evaluation, runtime), warnings=tuple(unused_beside_data(data, options)))
 
 
-def compare(original: Model, compressed: Source, evaluation: SampleSet, runtime: RunOptions) -> Validation:
-    """The same on given samples."""
+def compare(
+    original: Model, compressed: Source, evaluation: SampleSet, runtime: RunOptions, timed: bool = True
+) -> Validation:
+    """The same on given samples; without `timed`, latencies are not a number."""
     runtime = resolve(runtime)
     before = open_session(original, runtime)
     try:
@@ -95,11 +97,11 @@ def compare(original: Model, compressed: Source, evaluation: SampleSet, runtime:
         after = open_session(result, runtime)
     except ModelError as error:
         raise ValidationFailed(f"the compressed model does not load: {error}") from error
-    _check_interface(before, after)
+    check_interface(before, after)
     feed = next(feed_batches(before, evaluation.inputs, limit=1))
     comparison = Comparison(evaluation, rows_of(feed))
     comparison.run(before, after)
-    latency_before, latency_after = latencies(before, after, feed, comparison.seconds)
+    took = latencies(before, after, feed, comparison.seconds) if timed else UNTIMED
     outputs = tuple(errors.result() for errors in comparison.outputs.values())
     accuracies = comparison.accuracy("before"), comparison.accuracy("after")
     return Validation(
@@ -109,11 +111,12 @@ def compare(original: Model, compressed: Source, evaluation: SampleSet, runtime:
         outputs=outputs,
         free_outputs=tuple(sorted(comparison.free)),
         latency_batch=rows_of(feed),
-        latency_before_ms=latency_before,
-        latency_after_ms=latency_after,
+        latency_before_ms=took.medians[0],
+        latency_after_ms=took.medians[1],
         accuracy_before=accuracies[0],
         accuracy_after=accuracies[1],
         verdict=verdict(outputs, accuracies),
+        latency_quantiles_ms=took.quantiles,
     )
 
 
@@ -129,7 +132,8 @@ def check_finite(original: Model, compressed: Model) -> None:
                 )
 
 
-def _check_interface(before: ort.InferenceSession, after: ort.InferenceSession) -> None:
+def check_interface(before: ort.InferenceSession, after: ort.InferenceSession) -> None:
+    """Raise ValidationFailed where two models have other inputs or outputs."""
     sides = {
         "inputs": (before.get_inputs(), after.get_inputs()),
         "outputs": (before.get_outputs(), after.get_outputs()),

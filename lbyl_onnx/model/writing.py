@@ -63,6 +63,18 @@ def save(model: Model | onnx.ModelProto | HoldsModel, path: str | Path, force: b
         raise UsageError(f"{path}: cannot be written ({reason}); choose another place") from None
 
 
+def write_text(text: str, path: Path) -> None:
+    """Writes a text and a line's end, all or nothing; the file that a symbolic link points to. Raises UsageError."""
+    path = path.resolve() if path.is_symlink() else path
+    try:
+        with tempfile.TemporaryDirectory(prefix=".lbyl-onnx-", dir=path.parent) as folder:
+            draft = Path(folder, path.name)
+            draft.write_text(text + "\n", encoding="utf-8")
+            os.replace(draft, path)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written ({error.strerror}); choose another place") from None
+
+
 def _held(model: object) -> Model:
     """The model that `save` was given. Raises UsageError where it was given none."""
     held = getattr(model, "compressed", model)

@@ -65,7 +65,7 @@ FIXED: dict[str, tuple[Any, str]] = {
     "validation": (bool, "Compare the result with the original."),
 }
 PATHS = {
-    "plan": "What `lbyl-onnx plan --json` wrote, carried out in place of ratio and target.",
+    "plan": "What `lbyl-onnx plan --out` wrote, carried out in place of ratio and target.",
     "evaluation": "Labelled samples to compare on: an .npz with labels, or a folder with a sub-folder for each class.",
     "custom_ops_library": "A shared library of operators that the model needs.",
 }

@@ -30,8 +30,8 @@ class Known:
 
 
 class Measurements:
-    """One model's groups, ranked and tried; `most`: how many units each may lose. Raises as `rank` and `sensitivities`
-    do."""
+    """One model's groups, ranked and tried; `most`: how many units each may lose; `followed`: whether heavier cuts were
+    measured too. Raises as `rank` and `sensitivities` do."""
 
     def __init__(
         self,
@@ -50,22 +50,26 @@ class Measurements:
         )
         tried = [number for number in ranked if analysis.groups[number].consumers and most[number] > 0]
         self.trials = {number: _trial(analysis, number, ranked[number], most[number]) for number in tried}
-        self.known = Known(ranked, {})
-        self._followed = not options.by_sensitivity
-        if options.by_sensitivity:
-            self._measure(lambda name, done: tell(name, share * (1 + done)))
+        self.followed = not options.by_sensitivity
+        near = self._measured({}, lambda name, done: tell(name, share * (1 + done))) if options.by_sensitivity else {}
+        self.known = self._near = Known(ranked, near)
+        self._far: Mapping[int, Curve] | None = None
 
     def follow(self) -> None:
-        """Measure heavier cuts too, once."""
-        if not self._followed:
-            self._followed = True
-            self._measure(self._tell)
+        """Know of heavier cuts too, which are measured once."""
+        if not self.followed:
+            near = self._near.curves
+            self._far = self._measured(near, self._tell) if self._far is None else self._far
+            self.known, self.followed = replace(self._near, curves={**near, **self._far}), True
 
-    def _measure(self, tell: Tell) -> None:
+    def begin(self) -> None:
+        """Know no more than at first."""
+        if self._far is not None:
+            self.known, self.followed = self._near, False
+
+    def _measured(self, known: Mapping[int, Curve], tell: Tell) -> Mapping[int, Curve]:
         assert self._calibration is not None
-        before = self.known.curves
-        found = sensitivities(self.analysis, self.trials, self._calibration, self._runtime, tell, before)
-        self.known = replace(self.known, curves={**before, **found})
+        return sensitivities(self.analysis, self.trials, self._calibration, self._runtime, tell, known)
 
 
 def _trial(analysis: Analysis, number: int, ranked: Ranked, most: int) -> Trial:

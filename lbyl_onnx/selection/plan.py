@@ -145,6 +145,15 @@ def _keep_one_everywhere(analysis: Analysis, kept: np.ndarray, ranks: np.ndarray
             kept[classes[np.argmax(ranks[classes])]] = True
 
 
+def emptied(analysis: Analysis, kept: np.ndarray) -> str | None:
+    """A tensor that would lose all channels of an axis (a part of a Split, say); None where there is none."""
+    for name, axes in analysis.labelling.axes.items():
+        for labels in axes:
+            if labels is not None and labels.size and not kept[analysis.classes.class_of[labels]].any():
+                return name
+    return None
+
+
 def units_kept(units: int, ratio: float, round_to: int = 1) -> int:
     """How many of `units` stay: floor(units (1 - ratio) + 1e-6), rounded up to a multiple of `round_to`, at least 1.
 

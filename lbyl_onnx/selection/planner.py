@@ -66,6 +66,14 @@ class Planner:
         if options.ratio == AUTO_RATIO:
             self._ratio = ratio_below_gap(comparable_scores(self.known.ranked), analysis.model.name)
 
+    def begin(self, targets: tuple[Budget, ...]) -> None:
+        """Plan for other targets from here on, as if there had been none before; what was measured of the model itself
+        is kept."""
+        self.options = replace(self.options, targets=targets)
+        self.latency_factor, self._coarse, self._hurried = 1.0, False, False
+        self._first.begin()
+        self._last, self._gone = self._first, self._none
+
     def plan(self, targets: Sequence[Budget]) -> Plan:
         """A plan within the ratio that was asked for and all `targets`. Raises NothingToRemove where one is out of
         reach."""
@@ -115,6 +123,15 @@ class Planner:
             low, high = (low, middle) if _within(limits, self._at_ratio(middle)) else (middle, high)
         return self._at_ratio(high)
 
+    def within_known(self, limits: list[Limit]) -> np.ndarray:
+        """The same by sensitivity, from curves as far as they have been measured. Raises OutOfReach."""
+        try:
+            return allocate(self.known.curves, self._levels(), len(self._none), limits)
+        except OutOfReach:
+            if self._coarse or not self._last.followed:
+                raise
+        return allocate(self.known.curves, self._levels(fine=True), len(self._none), limits)
+
     @property
     def known(self) -> Known:
         """Rankings and sensitivities of the groups."""
@@ -147,12 +164,25 @@ class Planner:
             self._latency = LatencyModel(self.analysis, self.runtime, movable)
         return self._latency
 
+    def predicted_latencies(self, counts: np.ndarray) -> tuple[float, float] | None:
+        """Milliseconds expected of the original, and once so many units are gone; None where none were measured."""
+        if self._latency is None:
+            return None
+        before, after = (float(self._latency.milliseconds(each)) for each in (self._none, counts))
+        return before, self.latency_factor * after
+
     def coarsen(self) -> bool:
         """Let only groups lose units that are made of the kernels' own blocks, and whole ones; whether that changes
         anything."""
-        changes = not self._coarse and self.options.by_sensitivity and self.options.round_to is None
+        changes = not self._coarse and self._free_to_change
         self._coarse = self._coarse or changes
         return changes
+
+    @property
+    def _free_to_change(self) -> bool:
+        """Whether plans follow from what results are like: only by sensitivity, and not where blocks are asked
+        for."""
+        return self.options.by_sensitivity and self.options.round_to is None
 
     def refine(self) -> None:
         """Take that back."""
@@ -160,9 +190,8 @@ class Planner:
 
     def hurry(self) -> bool:
         """Let results be faster than the original by their predicted latency too; whether that changes anything."""
-        changes = self.options.by_sensitivity and all(target.name != LATENCY for target in self.options.targets)
-        self._hurried = changes
-        return changes
+        self._hurried = self._free_to_change and all(target.name != LATENCY for target in self.options.targets)
+        return self._hurried
 
     def relax(self) -> None:
         """Take that back."""
@@ -176,16 +205,12 @@ class Planner:
         """Units that go. Where that is out of reach, heavier cuts are measured too, and any number of units may go,
         unless blocks have to be coarse."""
         try:
-            return allocate(self.known.curves, self._levels(), len(self._none), limits)
+            return self.within_known(limits)
         except OutOfReach as error:
-            if self._coarse:
-                return self._as_far(error, limits, self._levels())
+            if self._coarse or self._last.followed:
+                return self._as_far(error, limits, self._levels(fine=not self._coarse))
         self._last.follow()
-        fine = self._levels(fine=True)
-        try:
-            return allocate(self.known.curves, fine, len(self._none), limits)
-        except OutOfReach as error:
-            return self._as_far(error, limits, fine)
+        return self._by_sensitivity(limits)
 
     def _as_far(self, error: OutOfReach, limits: list[Limit], choices: dict[int, np.ndarray]) -> np.ndarray:
         """The same with a ratio as far as it is in reach. Raises the error where a target is what is out of it."""

@@ -19,7 +19,7 @@ from lbyl_onnx.progress import Progress
 lbyl = command_line.lbyl
 
 
-@pytest.mark.parametrize("moment", [(compression, "compress"), (writing, "_publish"), (targets, "_write_text")])
+@pytest.mark.parametrize("moment", [(compression, "compress"), (writing, "_publish"), (targets, "write_record")])
 def test_interruption_leaves_nothing(lbyl, tmp_path, monkeypatch, moment):
     def interrupt(*_, **__):
         raise KeyboardInterrupt

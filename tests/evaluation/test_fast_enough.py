@@ -95,7 +95,13 @@ def test_a_slower_result_stays_where_coarser_blocks_are_out_of_reach():
 
 @pytest.mark.parametrize(
     ("results", "kept"),
-    [((12, 11, 9), "coarse and fast"), ((12, 13, 9), "fine and fast"), ((12, 11, 11.5), "coarse"), ((12, 9), "coarse")],
+    [
+        ((12, 11, 9), "coarse and fast"),
+        ((12, 13, 9), "fine and fast"),
+        ((12, 11, 11.5), "coarse"),
+        ((12, 9), "coarse"),
+        ((12, 10.2), "coarse"),
+    ],
 )
 def test_what_is_slower_still_is_planned_by_latency(results, kept):
     planner = MadeUpPlanner(fast=True)

@@ -14,7 +14,7 @@ from lbyl_onnx.channels.folding import FoldedReader
 from lbyl_onnx.channels.groups import analyse
 from lbyl_onnx.channels.probe import probe
 from lbyl_onnx.errors import MeasurementFailed
-from lbyl_onnx.evaluation import layer_errors
+from lbyl_onnx.evaluation import layer_errors, preparation
 from lbyl_onnx.evaluation.layer_errors import channel_fit, error_energies
 from lbyl_onnx.evaluation.records import LayerErrors
 from lbyl_onnx.evaluation.validation import validate
@@ -32,7 +32,7 @@ def measured(model, ratio=0.5, restore="none", given=None, **options):
     options = {"criterion": "l2", "validation": False, "provider": "cpu", "layer_errors": True, **options}
     with pytest.MonkeyPatch.context() as patch:
         if given is not None:
-            patch.setattr(compression, "calibrate", lambda *_: Calibration(halves(given), (0, 1), False, "given"))
+            patch.setattr(preparation, "calibrate", lambda *_: Calibration(halves(given), (0, 1), False, "given"))
         result = compress(model, ratio, restore=restore, **options)
     return result.compressed, [group for group in result.report.groups if group.units_after < group.units_before]
 

@@ -184,6 +184,18 @@ def test_orders_with_doubles_or_strangers_are_refused(report, order):
     )
 
 
+def test_an_order_that_empties_a_part_is_refused():
+    graph = Builder()
+    hidden = graph.conv(graph.input(), 3, 16, name="producer")
+    parts = graph.nodes("Split", [hidden, graph.constant([12, 4])], 2, axis=1)
+    proto = graph.model(graph.conv(parts[0], 12, 4), graph.conv(parts[1], 4, 4))
+    split = lbyl_onnx.plan(proto, samples=32, round_to=1, target={"macs": 0.9})
+    whole = edited(split, "producer", order=tuple(reversed(range(16))), removed=3)
+    assert removed(carried_out(whole, proto))["producer"] == [13, 14, 15]
+    words = refused(replace(whole, groups=edited(whole, "producer", removed=4).groups), proto)
+    assert "it leaves no channel of tensor" in words and words.endswith("let fewer units go")
+
+
 # ---- files that hold no plan
 
 

@@ -173,7 +173,7 @@ def test_the_tables_show_what_was_found(lbyl, monkeypatch, report):
 
 def test_compress_carries_a_written_plan_out(lbyl, tmp_path):
     model, path, out = small(tmp_path), tmp_path / "plan.json", tmp_path / "out.onnx"
-    code, _, _ = lbyl("plan", model, "--samples", SAMPLES, "--target", "macs=0.5", "--json", path)
+    code, _, _ = lbyl("plan", model, "--samples", SAMPLES, "--target", "macs=0.5", "--out", path)
     assert code == 0
     record = json.loads(path.read_text(encoding="utf-8"))
     record["groups"][1]["removed"] = 5
@@ -185,7 +185,7 @@ def test_compress_carries_a_written_plan_out(lbyl, tmp_path):
 
 
 def test_a_plan_goes_to_standard_output(lbyl, tmp_path):
-    code, printed, err = lbyl("plan", small(tmp_path), "--samples", SAMPLES, "--json", "-")
+    code, printed, err = lbyl("plan", small(tmp_path), "--samples", SAMPLES, "--out", "-")
     assert code == 0 and from_json(PlanReport, printed).groups[1].name == "second"
     assert "Sensitivity" in err and "macs=0.9" in err
 
@@ -232,8 +232,14 @@ def test_models_that_cannot_be_read(lbyl, tmp_path):
 def test_a_plan_is_not_written_over_what_exists(lbyl, tmp_path):
     path = tmp_path / "plan.json"
     path.write_text("mine")
-    assert_refused(lbyl("plan", CNN, "--json", path), 2, f"--json {path}", "exists already", "--force")
-    assert_refused(lbyl("plan", CNN, "--json", tmp_path / "missing" / "plan.json"), 2, "does not exist")
+    assert_refused(lbyl("plan", CNN, "--out", path), 2, f"--out {path}", "exists already", "--force")
+    assert_refused(lbyl("plan", CNN, "--out", tmp_path / "missing" / "plan.json"), 2, "does not exist")
     assert path.read_text() == "mine" and files(tmp_path) == ["plan.json"]
-    assert lbyl("plan", CNN, "--samples", SAMPLES, "--json", path, "--force")[0] == 0
+    assert lbyl("plan", CNN, "--samples", SAMPLES, "--out", path, "--force")[0] == 0
     assert json.loads(path.read_text(encoding="utf-8"))["input"]["path"] == str(CNN)
+
+
+def test_json_with_a_path_is_out(lbyl, tmp_path):
+    code, printed, _ = lbyl("plan", CNN, "--samples", SAMPLES, "--json", tmp_path / "plan.json")
+    assert code == 0 and "Sensitivity" in printed
+    assert PlanReport.from_json((tmp_path / "plan.json").read_text(encoding="utf-8")).input.path == str(CNN)

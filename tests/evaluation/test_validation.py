@@ -317,7 +317,8 @@ def in_turns(monkeypatch, before, after):
 def test_latency_takes_turns_and_stops(monkeypatch):
     order = in_turns(monkeypatch, [9, 0.003, 0.001, 0.002, 8], [9, 0.006, 0.005, 0.004, 8])
     monkeypatch.setattr(latency, "LATENCY_SECONDS", 0)
-    assert latency.latencies("before", "after", {}, []) == pytest.approx((2, 5))
+    found = latency.latencies("before", "after", {}, [])
+    assert found.milliseconds == pytest.approx(np.array([[3, 6], [1, 5], [2, 4]])) and found.medians == (2, 5)
     assert order == ["before", "after"] * 4
 
 
@@ -325,16 +326,28 @@ def test_latency_counts_the_runs_of_the_comparison(monkeypatch):
     order = in_turns(monkeypatch, [0.003], [0.004])
     monkeypatch.setattr(latency, "LATENCY_SECONDS", 30)
     compared = [(9, 9), (0.001, 0.006), (0.002, 0.005)]
-    assert latency.latencies("before", "after", {}, [*compared, (9, 9)]) == pytest.approx((2, 6))
+    found = latency.latencies("before", "after", {}, [*compared, (9, 9)])
+    assert found.milliseconds == pytest.approx(np.array([[1, 6], [2, 5], [9000, 9000]]))
     assert not order
     monkeypatch.setattr(latency, "LATENCY_SECONDS", 0)
-    assert latency.latencies("before", "after", {}, compared) == pytest.approx((2, 5))
+    found = latency.latencies("before", "after", {}, compared)
+    assert found.milliseconds == pytest.approx(np.array([[1, 6], [2, 5], [3, 4]]))
     assert order == ["before", "after"]
+
+
+def test_quantiles_of_latencies_go_from_the_shortest_to_the_longest():
+    before, after = latency.Latencies(np.array([[4.0, 1], [1, 1], [2, 1], [3, 1], [5, 2]])).quantiles
+    assert len(before) == len(after) == latency.QUANTILES and list(before) == sorted(before)
+    assert (before[0], before[10], before[-1]) == (1, 3, 5) and after[-1] == 2
+
+
+def test_what_was_not_timed_has_no_latencies():
+    assert latency.UNTIMED.quantiles == ((), ()) and np.isnan(latency.UNTIMED.medians).all()
 
 
 def test_few_samples_are_compared_and_timed_one_by_one(monkeypatch):
     taken = []
-    monkeypatch.setattr(validation, "latencies", lambda *given: taken.append(len(given[3])) or (1.0, 1.0))
+    monkeypatch.setattr(validation, "latencies", lambda *given: taken.append(len(given[3])) or latency.UNTIMED)
     for count in (5, 65):
         assert validate(scaled(), scaled(0.5), {"x": logits(count)}).samples == count
     assert taken == [5, 1]

@@ -325,8 +325,10 @@ def test_what_hurries_is_faster_by_its_predicted_latency():
     assert [limit.name for limit in ours.limits(())] == ["ratio"]
 
 
-@pytest.mark.parametrize("options", [{"allocation": "uniform"}, {"targets": budgets({"latency": 0.9})}])
-def test_nothing_hurries_where_all_lose_the_same_or_a_latency_is_asked_for(options):
+@pytest.mark.parametrize(
+    "options", [{"allocation": "uniform"}, {"targets": budgets({"latency": 0.9})}, {"round_to": 8}]
+)
+def test_nothing_hurries_where_all_lose_the_same_or_latency_or_blocks_are_asked_for(options):
     assert not planned(chain, ratio=0.3, **options).hurry()
 
 

@@ -1,0 +1,1 @@
+"""What holds for new samples, with a stated confidence, of how far a compressed model is from its original."""

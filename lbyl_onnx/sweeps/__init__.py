@@ -1,0 +1,1 @@
+"""Many models at many budgets, in several processes or on several machines; what is finished is done once."""
