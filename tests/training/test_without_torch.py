@@ -5,9 +5,10 @@ import sys
 
 CODE = """
 import sys
-sys.modules["torch"] = None
 import lbyl_onnx
 lbyl_onnx.compress
+assert "torch" not in sys.modules
+sys.modules["torch"] = None
 from lbyl_onnx.errors import UsageError
 try:
     import lbyl_onnx.training
