@@ -75,7 +75,7 @@ class CompressionResult:
 
 def compress(
     model: str | Path | onnx.ModelProto | Model,
-    ratio: float | None = None,
+    ratio: float | str | None = None,
     *,
     restore: str = "moments",
     criterion: str = "obs",
@@ -109,7 +109,7 @@ def compress(
     Args:
         model: a file or a model in memory; it is not changed.
         ratio: as much work as goes with this share of every group's units, in [0, 1), spent where the outputs lose
-            least; or with `allocation` "uniform" that share itself. None, and no target: {"drop": "1%"}.
+            least; or by another `allocation` that share itself. None, and no target: {"drop": "1%"}.
         restore: "moments" (fits to activations), "lbyl" (arXiv 2502.08474), "neuron-merging" (Kim et al. 2020), "none".
         criterion: which units go: "obs" (backward elimination on activations), those of least "l1", "l2", "l2-gm" or
             "bn-scale" importance, or "random".
@@ -119,8 +119,8 @@ def compress(
         round_to: keep a multiple of this many units per group (None: what the provider's kernels want, 1 if uniform).
         target: budgets that all hold: "macs", "params", "bytes" and "latency", as shares of the original's or absolute
             ("4MB", "5ms"), and "drop", points of accuracy ("1%").
-        allocation: "sensitivity" (by what each group does to the outputs), "uniform" (all groups alike, as in the
-            papers) or "auto" (uniform where the criterion is another than "obs").
+        allocation: "sensitivity" (of the outputs to each group), "uniform" (all groups alike, as in the papers), "auto"
+            (uniform unless by "obs") or "global" (one threshold for all groups; `ratio` "auto" looks for a gap).
         plan: what `lbyl_onnx.plan` returned, or a file of it, which is carried out in place of all that.
         threads: of one operator in onnxruntime (None: its choice).
         include: a regular expression searched in producers' node names: only these groups.

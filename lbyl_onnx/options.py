@@ -11,7 +11,8 @@ from .budgets import Budget
 from .errors import UsageError, article, counted
 
 SCOPES = ("chains", "all")
-ALLOCATIONS = ("auto", "sensitivity", "uniform")
+GLOBAL, AUTO_RATIO = "global", "auto"
+ALLOCATIONS = ("auto", "sensitivity", "uniform", GLOBAL)
 PROVIDERS = ("auto", "cpu", "cuda")
 DEFAULT_LAMBDA1, DEFAULT_LAMBDA2 = 100.0, 1e-3
 
@@ -20,15 +21,16 @@ DEFAULT_LAMBDA1, DEFAULT_LAMBDA2 = 100.0, 1e-3
 class PruneOptions:
     """What goes and how it is made up for.
 
-    `ratio`: share of units to remove from each group, in [0, 1), or as much work as that saves, spent by sensitivity
-    (None: `targets` alone count). `criterion`, `restore`: names of registered strategies. `scope`: "chains" (units that
-    reach no residual sum or Concat) or "all". `round_to`: keep a multiple of this many units (None: by what kernels
-    want). `allocation`: "sensitivity", "uniform" or "auto". `targets`: budgets, all of which hold. `include`,
+    `ratio`: share of units to remove from each group, in [0, 1), or as much work as that saves, spent by sensitivity,
+    or share of all groups' units together, there also "auto", those below a gap (None: `targets` alone count).
+    `criterion`, `restore`: names of registered strategies. `scope`: "chains" (units that reach no residual sum or
+    Concat) or "all". `round_to`: keep a multiple of this many units (None: by what kernels want). `allocation`: one of
+    ALLOCATIONS. `targets`: budgets, all of which hold. `include`,
     `exclude`: regular expressions searched in producers' node names. `lambda1`, `lambda2`: LBYL's weights of the
     shift's error and of the solution's size. `seed`: of everything that is drawn.
     """
 
-    ratio: float | None = None
+    ratio: float | str | None = None
     criterion: str = "obs"
     restore: str = "moments"
     scope: str = "chains"
@@ -42,7 +44,9 @@ class PruneOptions:
     targets: tuple[Budget, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.ratio is not None:
+        if self.ratio == AUTO_RATIO and self.allocation != GLOBAL:
+            raise UsageError(f"is auto, which needs the allocation global, not {self.allocation}", "ratio")
+        if self.ratio is not None and self.ratio != AUTO_RATIO:
             check_number("ratio", self.ratio, 0, 1, "a number in [0, 1), the share of units to remove", open_end=True)
         check_choice("scope", self.scope, SCOPES)
         check_choice("allocation", self.allocation, ALLOCATIONS)
@@ -55,16 +59,23 @@ class PruneOptions:
             pattern(name, getattr(self, name))
         if self.allocation == "sensitivity" and self.criterion != "obs":
             raise UsageError(f"is sensitivity, which needs the criterion obs, not {self.criterion}", "allocation")
+        if self.allocation == GLOBAL and self.criterion == "obs":
+            raise UsageError(
+                "is global, which compares scores of single units, and the criterion obs has none; use bn-scale or l2, "
+                "or the allocation sensitivity, by which obs compares groups",
+                "allocation",
+            )
 
     @property
-    def uniform(self) -> bool:
-        """Whether every group loses the same share."""
-        return self.allocation == "uniform" or (self.allocation == "auto" and self.criterion != "obs")
+    def by_sensitivity(self) -> bool:
+        """Whether groups lose units by what that does to the outputs, rather than at one ratio."""
+        return self.allocation == "sensitivity" or (self.allocation == "auto" and self.criterion == "obs")
 
     @property
     def asked(self) -> str:
         """What was asked for, in words."""
-        ratio = [] if self.ratio is None else [f"ratio {self.ratio:g}"]
+        text = self.ratio if isinstance(self.ratio, str) else f"{self.ratio or 0:g}"
+        ratio = [] if self.ratio is None else [f"ratio {text}"]
         return " and ".join([*ratio, *map(str, self.targets)])
 
 

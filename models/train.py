@@ -1,10 +1,11 @@
 """Train the example digit classifiers and export them to ONNX.
 
-Writes three models and the held-out split on which their accuracy is measured:
+Writes four models and the held-out split on which their accuracy is measured:
 
     digits_cnn.onnx         plain convolution chain, BatchNormalization nodes kept
     digits_cnn_folded.onnx  the same weights with BatchNormalization folded into Conv
     digits_resnet.onnx      residual network, BatchNormalization nodes kept
+    digits_receding.onnx    convolution chain trained to be pruned, BatchNormalization nodes kept
     digits_eval.npz         image (N, 1, 8, 8) float32 in [0, 1] and labels (N,) int64
 """
 
@@ -22,8 +23,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.onnx import TrainingMode
 
+from lbyl_onnx.training import bounded, fold, parameter_groups, receding
+
 CLASSES = 10
 OPSET = 17
+RATE = 5e-3
+STRENGTH, SHIFT = 0.003, 1.0
+"""Of the penalty: `receding`."""
 
 
 def load_split(seed: int) -> list[np.ndarray]:
@@ -98,6 +104,24 @@ class ResidualNetwork(nn.Module):
         return self.classifier(F.adaptive_avg_pool2d(x, 1).flatten(1))
 
 
+class RecedingNetwork(nn.Module):
+    """Four convolutions, each with bounded BatchNormalization, and global average pool: (N, 1, 8, 8) to (N, 10)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer1 = ConvBN(1, 32)
+        self.layer2 = ConvBN(32, 64)
+        self.layer3 = ConvBN(64, 64)
+        self.layer4 = ConvBN(64, 64)
+        self.classifier = nn.Linear(64, CLASSES)
+        bounded(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.max_pool2d(F.relu(self.layer2(F.relu(self.layer1(x)))), 2)
+        x = F.relu(self.layer4(F.relu(self.layer3(x))))
+        return self.classifier(F.adaptive_avg_pool2d(x, 1).flatten(1))
+
+
 def augment(image: Tensor) -> Tensor:
     """Shift each image of (N, 1, 8, 8) by up to one pixel along both axes and add slight noise."""
     offset = torch.randint(0, 3, (2, len(image), 1))
@@ -111,12 +135,17 @@ def train(network: nn.Module, image: Tensor, labels: Tensor, epochs: int, batch_
     """Fit the network to images (N, 1, 8, 8) and labels (N,); leaves it in evaluation mode."""
     network.train()
     batches = len(image) // batch_size
-    optimizer = torch.optim.AdamW(network.parameters(), weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=5e-3, total_steps=epochs * batches)
+    recedes = isinstance(network, RecedingNetwork)
+    groups = parameter_groups(network, RATE, 1e-2) if recedes else [{"params": network.parameters(), "lr": RATE}]
+    optimizer = torch.optim.AdamW(groups, weight_decay=1e-2)
+    rates = [group["lr"] for group in groups]
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=rates, total_steps=epochs * batches)
     for _ in range(epochs):
         order = torch.randperm(len(image))[: batches * batch_size]
         for batch in order.split(batch_size):
             loss = F.cross_entropy(network(augment(image[batch])), labels[batch], label_smoothing=0.05)
+            if recedes:
+                loss = loss + receding(network, STRENGTH, SHIFT)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -170,7 +199,7 @@ def main() -> None:
     np.savez_compressed(options.out / "digits_eval.npz", image=eval_image, labels=eval_labels)
 
     networks: dict[str, nn.Module] = {}
-    for name, build in (("cnn", PlainNetwork), ("resnet", ResidualNetwork)):
+    for name, build in (("cnn", PlainNetwork), ("resnet", ResidualNetwork), ("receding", RecedingNetwork)):
         torch.manual_seed(options.seed)
         networks[name] = build()
         train(networks[name], torch.from_numpy(train_image), torch.from_numpy(train_labels), options.epochs)
@@ -179,6 +208,7 @@ def main() -> None:
         ("digits_cnn", networks["cnn"], False),
         ("digits_cnn_folded", networks["cnn"], True),
         ("digits_resnet", networks["resnet"], False),
+        ("digits_receding", fold(networks["receding"]), False),
     ):
         path = options.out / f"{name}.onnx"
         export(network, path, fold_batch_norm)

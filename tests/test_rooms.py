@@ -17,6 +17,7 @@ from conftest import ROOT
 
 PACKAGE = "lbyl_onnx"
 ROOMS = (
+    "training",
     "model",
     "calibration",
     "channels",

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ..errors import UsageError
-from ..options import ALLOCATIONS, Normalisation
+from ..options import ALLOCATIONS, AUTO_RATIO, Normalisation
 from ..restoration import RESTORATIONS
 from ..selection import CRITERIA
 from .logs import log_to_stderr
@@ -47,6 +47,15 @@ Ratio = Annotated[
     float | None,
     typer.Option(help="Save the work that this share of all units takes, in [0, 1), where the outputs lose least."),
 ]
+RatioOrAuto = Annotated[
+    str | None,
+    typer.Option(
+        "--ratio",
+        metavar="R|auto",
+        help="Save the work that this share of all units takes, in [0, 1), where the outputs lose least; auto, with "
+        "--allocation global: all units below a gap in the criterion.",
+    ),
+]
 Budgets = Annotated[
     list[str] | None,
     typer.Option(
@@ -60,8 +69,8 @@ Allocation = Annotated[
     str,
     typer.Option(
         metavar="|".join(ALLOCATIONS),
-        help="Who loses how much: by sensitivity of the outputs, or all the same share (auto: where --criterion is not "
-        "obs).",
+        help="Who loses how much: by sensitivity of the outputs, all the same share (auto: where --criterion is not "
+        "obs), or by one threshold for all.",
     ),
 ]
 PlanFile = Annotated[
@@ -206,6 +215,16 @@ def parse_targets(texts: list[str] | None) -> dict[str, float | str]:
             raise UsageError(f"--target {text!r} {why}")
         found[name] = value
     return found
+
+
+def parse_ratio(text: str | None) -> float | str | None:
+    """A share, "auto", or None for none; UsageError where it is neither."""
+    if text is None or text == AUTO_RATIO:
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError(f"--ratio {text!r}: expected a number in [0, 1), or auto") from None
 
 
 def parse_rounding(text: str) -> int | None:

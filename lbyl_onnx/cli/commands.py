@@ -51,6 +51,7 @@ from .arguments import (
     Provider,
     Quiet,
     Ratio,
+    RatioOrAuto,
     Recorded,
     ReportFile,
     Restore,
@@ -64,6 +65,7 @@ from .arguments import (
     Threads,
     Verbose,
     parse_normalisation,
+    parse_ratio,
     parse_rounding,
     parse_shapes,
     parse_targets,
@@ -84,7 +86,7 @@ from .targets import check_page, check_plan, check_plot, check_targets, write_pl
 def compress(
     source: Source,
     target: Target,
-    ratio: Ratio = None,
+    ratio: RatioOrAuto = None,
     budget: Budgets = None,
     allocation: Allocation = "auto",
     plan_file: PlanFile = None,
@@ -127,7 +129,7 @@ def compress(
     with progress(quiet) as tell:
         result = compression.compress(
             _read(source),
-            ratio,
+            parse_ratio(ratio),
             restore=restore,
             criterion=criterion,
             lambda1=lambda1,

@@ -64,7 +64,7 @@ def why_nothing(model: Model, reasons: list[str | None], options: PruneOptions) 
         return f"{name}: nothing to remove: {_why_no_group(model)}"
     told = [reason for reason in reasons if reason]
     if len(told) < len(reasons):
-        rounded = "" if options.uniform else ", rounded to what kernels want"
+        rounded = ", rounded to what kernels want" if options.by_sensitivity else ""
         if options.round_to is not None:
             rounded = f", rounded to multiples of {options.round_to}" if options.round_to > 1 else ""
         advice = "ask for more, or give a smaller --round-to" if rounded else "ask for more"
@@ -109,7 +109,7 @@ def speed_warnings(validation: Validation | None, prune: PruneOptions) -> tuple[
     """What to try where the result is not faster."""
     if validation is None or not validation.speedup <= NOT_FASTER:
         return ()
-    size = prune.round_to or (1 if prune.uniform else None)
+    size = prune.round_to or (None if prune.by_sensitivity else 1)
     if size is None:
         advice = "leave it as it is, or ask for --target latency=0.9"
     elif size % SUGGESTED_ROUNDING:

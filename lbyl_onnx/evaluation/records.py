@@ -308,4 +308,7 @@ def _finite(value: object) -> object:
 
 
 _CONVERTER = cattrs.Converter()
+_CONVERTER.register_structure_hook(
+    float | str | None, lambda value, _: value if value is None or isinstance(value, str) else float(value)
+)
 _CONVERTER.register_structure_hook(float, lambda value, _: float("inf") if value is None else float(value))

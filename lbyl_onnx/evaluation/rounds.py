@@ -24,7 +24,7 @@ Result = Callable[[Plan], Analysis]
 def in_two_rounds(planner: Planner, targets: Sequence[Budget], result: Result) -> Plan:
     """A plan within the budgets, for which sensitivities are measured again on the result of a first round. Raises
     NothingToRemove where a budget is out of reach."""
-    if not planner.options.uniform and not planner.looked_again:
+    if planner.options.by_sensitivity and not planner.looked_again:
         _look_again(planner, planner.limits(targets), result)
     return planner.plan(targets)
 

@@ -36,7 +36,7 @@ SEARCHED: dict[str, tuple[Any, str]] = {
     "ratio": (float, "As much work as goes with this share of every group's units, in [0, 1)."),
     "scope": (str, "chains: leave units of residual sums and Concat alone; all: those too."),
     "round_to": (int, "Keep a multiple of this many units per group (null: what the provider's kernels want)."),
-    "allocation": (str, "Who loses how much: sensitivity, uniform or auto."),
+    "allocation": (str, "Who loses how much: sensitivity, uniform, global or auto."),
     "criterion": (str, "Which units go: obs, l1, l2, l2-gm, bn-scale or random."),
     "restore": (str, "How to make up for them: moments, lbyl, neuron-merging or none."),
     "calibration": (

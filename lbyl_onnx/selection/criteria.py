@@ -74,12 +74,13 @@ Ranker = Callable[[RankingTask], dict[int, Ranking]]
 @dataclass(frozen=True)
 class Criterion:
     """A registered criterion. `rank`: rankings by group number, groups that it cannot rank left out; `fallback`: the
-    criterion that ranks those."""
+    criterion that ranks those; `comparable`: whether units of different layers compare by it."""
 
     name: str
     rank: Ranker
     needs_samples: bool = False
     fallback: str | None = None
+    comparable: bool = False
 
 
 CRITERIA: dict[str, Criterion] = {}
@@ -92,13 +93,15 @@ def criterion_named(name: str) -> Criterion:
     return CRITERIA[name]
 
 
-def criterion(name: str, needs_samples: bool = False, fallback: str | None = None) -> Callable[[Ranker], Ranker]:
+def criterion(
+    name: str, needs_samples: bool = False, fallback: str | None = None, comparable: bool = False
+) -> Callable[[Ranker], Ranker]:
     """Register a function that ranks all groups at once."""
 
     def register(rank: Ranker) -> Ranker:
         if name in CRITERIA:
             raise ValueError(f"criterion {name!r} is registered twice")
-        CRITERIA[name] = Criterion(name, rank, needs_samples, fallback)
+        CRITERIA[name] = Criterion(name, rank, needs_samples, fallback, comparable)
         return rank
 
     return register
@@ -107,7 +110,7 @@ def criterion(name: str, needs_samples: bool = False, fallback: str | None = Non
 Scorer = Callable[[ProducerLayer], np.ndarray]
 
 
-def layer_criterion(name: str, order: int = 2) -> Callable[[Scorer], Scorer]:
+def layer_criterion(name: str, order: int = 2, comparable: bool = False) -> Callable[[Scorer], Scorer]:
     """Register a function that scores the channels of one producer, float64 (channels,).
 
     A unit of several filters or producers has the norm, of this `order`, of the vector of their scores.
@@ -118,7 +121,7 @@ def layer_criterion(name: str, order: int = 2) -> Callable[[Scorer], Scorer]:
             reader = FoldedReader(task.analysis.model)
             return {number: Ranking(_unit_scores(group, reader, score, order)) for number, group in task.groups.items()}
 
-        criterion(name)(rank)
+        criterion(name, comparable=comparable)(rank)
         return score
 
     return register

@@ -38,13 +38,13 @@ def geometric_median(layer: ProducerLayer) -> np.ndarray:
     return cdist(rows(layer), rows(layer)).sum(axis=1)
 
 
-@layer_criterion("bn-scale")
+@layer_criterion("bn-scale", comparable=True)
 def bn_scale(layer: ProducerLayer) -> np.ndarray:
     """|γ| of the BatchNormalization behind a filter (Liu et al., ICCV 2017). UsageError where there is none."""
     if layer.gamma is None:
         raise UsageError(
             f"criterion bn-scale needs a BatchNormalization after every producer, but {layer.axis.op} "
-            f"{layer.axis.name!r} has none; use --criterion l2, or --exclude this node"
+            f"{layer.axis.name!r} has none (exporters fold it); use --criterion obs, or l2, or --exclude this node"
         )
     return np.abs(layer.gamma)
 

@@ -44,14 +44,14 @@ class Measurements:
         tell: Tell = untold,
     ) -> None:
         self.analysis, self._runtime, self._calibration, self._tell = analysis, runtime, calibration, tell
-        share = 1.0 if options.uniform else 0.5
+        share = 0.5 if options.by_sensitivity else 1.0
         ranked = rank(
             analysis, reasons, most, options, runtime, calibration, lambda name, done: tell(name, share * done)
         )
         tried = [number for number in ranked if analysis.groups[number].consumers and most[number] > 0]
         self.trials = {number: _trial(analysis, number, ranked[number], most[number]) for number in tried}
-        self.followed = options.uniform
-        near = {} if options.uniform else self._measured({}, lambda name, done: tell(name, share * (1 + done)))
+        self.followed = not options.by_sensitivity
+        near = self._measured({}, lambda name, done: tell(name, share * (1 + done))) if options.by_sensitivity else {}
         self.known = self._near = Known(ranked, near)
         self._far: Mapping[int, Curve] | None = None
 

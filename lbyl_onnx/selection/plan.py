@@ -66,7 +66,7 @@ def rank(
     does not apply, MeasurementFailed where activations cannot be measured.
     """
     groups = {number: analysis.groups[number] for number, reason in enumerate(reasons) if reason is None}
-    task = RankingTask(analysis, groups, counts, options, runtime, calibration, tell, trying=not options.uniform)
+    task = RankingTask(analysis, groups, counts, options, runtime, calibration, tell, trying=options.by_sensitivity)
     chosen = criterion_named(options.criterion)
     found = {number: Ranked(ranking, chosen.name) for number, ranking in chosen.rank(task).items()}
     left = {number: group for number, group in groups.items() if number not in found}

@@ -1,4 +1,4 @@
-"""From budgets to plans: who loses how many units, by sensitivity or all alike."""
+"""From budgets to plans: who loses how many units, by sensitivity, all alike, or by one threshold."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from ..channels.costs import CostModel
 from ..channels.groups import Analysis, ChannelGroup
 from ..errors import NothingToRemove
 from ..model.providers import block_of
-from ..options import PruneOptions, RunOptions
+from ..options import AUTO_RATIO, GLOBAL, PruneOptions, RunOptions
 from ..progress import Tell, untold
 from .allocation import Cost, Limit, OutOfReach, allocate, levels
+from .global_threshold import comparable_scores, global_counts, ratio_below_gap
 from .latency_model import LatencyModel
 from .measurements import Known, Measurements, continued, same_groups
 from .plan import Plan, choose, uniform_counts
@@ -31,7 +32,7 @@ SMALLEST_GROUP = 8
 FASTER = 0.95
 """Share of the original's latency that a result may take where a first one turned out slower."""
 HALVINGS = 12
-"""Steps in which the ratio that meets a budget is found where all groups lose the same share."""
+"""Steps in which the one ratio that meets a budget is found."""
 
 
 class Planner:
@@ -56,11 +57,14 @@ class Planner:
         self._latency: LatencyModel | None = None
         self.latency_factor = 1.0
         self._coarse, self._hurried = False, False
-        exact = options.uniform and options.ratio is not None and not options.targets
-        most = uniform_counts(analysis, reasons, options.ratio or 0.0, options.round_to or 1) if exact else self._most()
+        self._ratio = None if isinstance(options.ratio, str) else options.ratio
+        exact = not options.by_sensitivity and options.allocation != GLOBAL and not options.targets
+        most = uniform_counts(analysis, reasons, self._ratio or 0.0, options.round_to or 1) if exact else self._most()
         self._calibration, self._tell = calibration, tell
         self._first = Measurements(analysis, reasons, most, options, runtime, calibration, tell)
         self._last, self._gone = self._first, self._none
+        if options.ratio == AUTO_RATIO:
+            self._ratio = ratio_below_gap(comparable_scores(self.known.ranked), analysis.model.name)
 
     def begin(self, targets: tuple[Budget, ...]) -> None:
         """Plan for other targets from here on, as if there had been none before; what was measured of the model itself
@@ -99,26 +103,25 @@ class Planner:
             found.append(
                 Limit(LATENCY, self.latency.milliseconds, FASTER * float(self.latency.milliseconds(self._none)))
             )
-        if self.options.ratio is not None and not (self.options.uniform and not found):
-            alike = self._alike(self.options.ratio, 1)
-            found.append(Limit(RATIO, self.costs.macs, float(self.costs.macs(alike))))
+        if self._ratio is not None and (self.options.by_sensitivity or found):
+            found.append(Limit(RATIO, self.costs.macs, float(self.costs.macs(self._at_ratio(self._ratio, 1)))))
         return found
 
     def counts(self, limits: list[Limit]) -> np.ndarray:
         """Units that each group loses, int64 (groups,), within all limits, of a ratio as far as it is in reach. Raises
         OutOfReach."""
-        if not self.options.uniform:
+        if self.options.by_sensitivity:
             return self._by_sensitivity(limits)
         if not limits:
-            return self._alike(self.options.ratio or 0.0)
+            return self._at_ratio(self._ratio or 0.0)
         if _within(limits, self._none):
             return self._none
         low, high = 0.0, MOST_REMOVED
-        self._check(limits, self._alike(high))
+        self._check(limits, self._at_ratio(high))
         for _ in range(HALVINGS):
             middle = (low + high) / 2
-            low, high = (low, middle) if _within(limits, self._alike(middle)) else (middle, high)
-        return self._alike(high)
+            low, high = (low, middle) if _within(limits, self._at_ratio(middle)) else (middle, high)
+        return self._at_ratio(high)
 
     def within_known(self, limits: list[Limit]) -> np.ndarray:
         """The same by sensitivity, from curves as far as they have been measured. Raises OutOfReach."""
@@ -177,9 +180,9 @@ class Planner:
 
     @property
     def _free_to_change(self) -> bool:
-        """Whether plans follow from what results are like: not where all groups lose the same share, or blocks are
-        asked for."""
-        return not self.options.uniform and self.options.round_to is None
+        """Whether plans follow from what results are like: only by sensitivity, and not where blocks are asked
+        for."""
+        return self.options.by_sensitivity and self.options.round_to is None
 
     def refine(self) -> None:
         """Take that back."""
@@ -225,7 +228,7 @@ class Planner:
     def _most(self) -> dict[int, int]:
         """How many units each group may lose."""
         return {
-            number: min(int(group.free.sum()), int(max(MOST_REMOVED, self.options.ratio or 0) * group.units))
+            number: min(int(group.free.sum()), int(max(MOST_REMOVED, self._ratio or 0) * group.units))
             for number, (group, reason) in enumerate(zip(self.analysis.groups, self.reasons, strict=True))
             if reason is None
         }
@@ -247,9 +250,11 @@ class Planner:
         sizes = (block_of(self.runtime), *SMALL_BLOCKS)
         return next((size for size in sizes if group.units >= LEAST_BLOCKS * size), SMALL_BLOCKS[-1])
 
-    def _alike(self, ratio: float, round_to: int | None = None) -> np.ndarray:
-        """Units that go where all groups lose the same share."""
+    def _at_ratio(self, ratio: float, round_to: int | None = None) -> np.ndarray:
+        """Units that go where all groups lose the same share, or all together this share of their units."""
         counts, size = self._none.copy(), round_to or self.options.round_to or 1
+        if self.options.allocation == GLOBAL:
+            return global_counts(comparable_scores(self.known.ranked), len(counts), ratio, size)
         for number, count in uniform_counts(self.analysis, self.reasons, ratio, size).items():
             counts[number] = min(count, int(self.analysis.groups[number].free.sum()))
         return counts
