@@ -1,5 +1,5 @@
 """Networks that are trained to be pruned: accuracy after one-shot global pruning, by the penalty that they were trained
-with; the table and plot of docs/training.md. About 20 minutes on two cores.
+with; the table of docs/training.md. `--quick` takes a minute; how long all of it takes has not been measured.
 
     python benchmarks/receding.py [--quick] [--networks vgg] [--seeds 3] [--plot docs/receding.png]
     python benchmarks/receding.py --tune
@@ -48,8 +48,8 @@ PENALTIES = {
     "vgg": {"l1": (0.015,), "receding": (0.15, 1.0)},
     "resnet": {"l1": (0.003,), "receding": (0.01, 0.0)},
 }
-"""Strength, and b: of those that --tune tried, the one that keeps most of 70 %, if it costs no point before. The
-paper's strengths are for 200 times as many steps."""
+"""Strength, and b, chosen by hand on digits: what keeps most of 70 % and costs no point before; the residual network's
+at another batch size. The paper's strengths are for 200 times as many steps."""
 TRIED = {
     "l1": [(0.003,), (0.01,), (0.015,), (0.02,), (0.03,)],
     "receding": [(0.1, 1.0), (0.15, 1.0), (0.15, 1.5), (0.2, 1.5), (0.1, 2.0), (0.2, 2.0), (0.01, 0.0), (0.003, 0.0)],

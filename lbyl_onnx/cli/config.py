@@ -23,6 +23,9 @@ KINDS: dict[type, tuple[tuple[type, ...], str]] = {
     Path: ((str,), "a path in quotes"),
 }
 """Types of parameters: what a value in TOML may be, and what that is called."""
+NUMBER_OR_WORD = (str, int, float), "a number, or auto in quotes"
+WITH_AUTO = ("ratio", "round_to")
+"""Parameters of type str that are NUMBER_OR_WORD."""
 
 Command = Callable[..., None]
 
@@ -47,7 +50,7 @@ def defaults(commands: Mapping[str, tuple[Command, Mapping[str, str]]]) -> dict[
             if key not in options:
                 known = ", ".join(sorted(options))
                 raise UsageError(f"{name}: {command}.{key} is no option of {command}; expected one of {known}")
-            _check(f"{name}: {command}.{key}", types[options[key]], value)
+            _check(f"{name}: {command}.{key}", options[key], types[options[key]], value)
             found.setdefault(command, {})[options[key]] = value
     return found
 
@@ -68,13 +71,13 @@ def _read() -> tuple[str, Mapping[str, Any]]:
     return FILE, {}
 
 
-def _check(place: str, hint: Any, value: object) -> None:
+def _check(place: str, parameter: str, hint: Any, value: object) -> None:
     """Raise UsageError where a value is none of a parameter of this type, one of KINDS or a list of it, or None."""
     if type(None) in get_args(hint):
         (hint,) = (each for each in get_args(hint) if each is not type(None))
     listed = get_origin(hint) is list
     kind = get_args(hint)[0] if listed else hint
-    types, expected = KINDS[kind]
+    types, expected = NUMBER_OR_WORD if parameter in WITH_AUTO and kind is str else KINDS[kind]
     values = value if listed and isinstance(value, list) else [value]
     fits = all(isinstance(each, types) and isinstance(each, bool) == (kind is bool) for each in values)
     if not fits or isinstance(value, list) != listed:

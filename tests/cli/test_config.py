@@ -34,6 +34,7 @@ FILE = """
 target = ["macs=0.7", "bytes=400kB"]
 scope = "all"
 samples = 40
+round-to = 4
 lambda1 = 2
 no-validate = true
 calibration = "noise"
@@ -48,7 +49,7 @@ def test_a_file_gives_defaults(lbyl, folder, seen):
     lbyl("compress", CNN, "out.onnx")
     assert seen["target"] == {"macs": "0.7", "bytes": "400kB"} and seen["validation"] is False
     assert [seen[name] for name in ("scope", "samples", "lambda1", "calibration")] == ["all", 40, 2.0, "noise"]
-    assert seen["criterion"] == "obs" and seen["ratio"] is None
+    assert seen["criterion"] == "obs" and seen["ratio"] is None and seen["round_to"] == 4
 
 
 def test_the_command_line_wins(lbyl, folder, seen):
@@ -86,7 +87,7 @@ def test_a_project_of_others_says_nothing(lbyl, folder):
         ("[compress]\nsamples = 'many'", ["compress.samples is a str; expected a whole number"]),
         ("[compress]\nsamples = 3.0", ["compress.samples is a float; expected a whole number"]),
         ("[compress]\nsamples = true", ["compress.samples is a bool; expected a whole number"]),
-        ("[compress]\nratio = true", ["compress.ratio is a bool; expected a number"]),
+        ("[compress]\nratio = true", ["compress.ratio is a bool; expected a number, or auto in quotes"]),
         ("[compress]\nquiet = 1", ["compress.quiet is an int; expected true or false"]),
         ("[compress]\nscope = 3", ["compress.scope is an int; expected a text in quotes"]),
         ("[compress]\ntarget = 'macs=0.8'", ["compress.target is a str; expected a list, each a text in quotes"]),

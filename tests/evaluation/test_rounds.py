@@ -17,7 +17,7 @@ class MadeUpPlanner:
 
     def __init__(self, most=900, uniform=False):
         self.most, self.looked_again = most, False
-        self.options = SimpleNamespace(uniform=uniform)
+        self.options = SimpleNamespace(by_sensitivity=not uniform)
         self.analysis = SimpleNamespace(groups=[None])
         self.seen = []
 

@@ -62,7 +62,7 @@ def test_bn_scale_is_the_magnitude_of_gamma():
 
 
 def test_bn_scale_without_batch_normalisation_names_the_node():
-    with pytest.raises(UsageError, match=r"bn-scale needs .* Conv 'producer' has none; use --criterion l2"):
+    with pytest.raises(UsageError, match=r"bn-scale needs .* Conv 'producer' has none .*; use --criterion obs, or l2"):
         scores(*convolution(), "bn-scale")
 
 
