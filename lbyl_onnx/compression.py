@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal
 
 import onnx
 import onnxruntime as ort
@@ -75,7 +76,7 @@ class CompressionResult:
 
 def compress(
     model: str | Path | onnx.ModelProto | Model,
-    ratio: float | str | None = None,
+    ratio: float | Literal["auto"] | None = None,
     *,
     restore: str = "moments",
     criterion: str = "obs",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -217,10 +217,10 @@ def parse_targets(texts: list[str] | None) -> dict[str, float | str]:
     return found
 
 
-def parse_ratio(text: str | None) -> float | str | None:
+def parse_ratio(text: str | None) -> float | Literal["auto"] | None:
     """A share, "auto", or None for none; UsageError where it is neither."""
     if text is None or text == AUTO_RATIO:
-        return text
+        return "auto" if text else None
     try:
         return float(text)
     except ValueError:
