@@ -8,9 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # pytest-xdist fills the cores
 os.environ.setdefault("OLIVE_DISABLE_TELEMETRY", "1")  # Olive reports what it does, and waits for that where it cannot
+
+settings.register_profile("unhurried", deadline=None)  # no test is timed
+settings.load_profile("unhurried")
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"

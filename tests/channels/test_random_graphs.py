@@ -60,7 +60,7 @@ def test_random_graphs(seed, operators, dynamic):
 
 
 @pytest.mark.parametrize("allocation", ["uniform", "sensitivity"])
-@drawn(40)
+@drawn(25)
 def test_random_graphs_are_restored(allocation, seed, operators, dynamic):
     """The defaults choose and restore, and the result passes the validation."""
     try:
