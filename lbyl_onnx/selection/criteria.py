@@ -45,6 +45,11 @@ class Ranking:
     errors: np.ndarray | None = None
     trial: Trial | None = None
 
+    def order(self, free: np.ndarray) -> np.ndarray:
+        """Those of the units that are `free`, bool (units,), from the least important on, then the others; int64
+        (units,)."""
+        return np.argsort(np.where(free, self.importance, np.inf), kind="stable")
+
     def predicted_error(self, removed: int) -> float | None:
         """The error once the first `removed` units are gone."""
         if self.errors is None or removed > len(self.errors):

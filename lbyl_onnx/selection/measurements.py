@@ -74,8 +74,7 @@ class Measurements:
 
 def _trial(analysis: Analysis, number: int, ranked: Ranked, most: int) -> Trial:
     """How a group's units would go by samples of one fold; as they are ranked where no consumer was measured."""
-    importance = np.where(analysis.groups[number].free, ranked.ranking.importance, np.inf)
-    return ranked.ranking.trial or Trial(np.argsort(importance, kind="stable")[:most], ())
+    return ranked.ranking.trial or Trial(ranked.ranking.order(analysis.groups[number].free)[:most], ())
 
 
 def same_groups(analysis: Analysis, later: Analysis) -> bool:
@@ -100,7 +99,7 @@ def continued(analysis: Analysis, gone: np.ndarray, first: Known, later: Known, 
 
 def _ranked_on(free: np.ndarray, count: int, first: Ranked, later: Ranked) -> Ranked:
     """Those that are gone, then the others as they were ranked later; expected errors add up."""
-    order = np.argsort(np.where(free, first.ranking.importance, np.inf), kind="stable")[:count]
+    order = first.ranking.order(free)[:count]
     left = np.setdiff1d(np.arange(len(free)), order)
     found = later.ranking.importance
     importance = np.empty(len(free))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -73,14 +73,18 @@ def rank(
     if left and chosen.fallback:
         other = criterion_named(chosen.fallback)
         found |= {n: Ranked(ranking, other.name) for n, ranking in other.rank(replace(task, groups=left)).items()}
-    axes = _labelled_axes(analysis)
+    axes = [classes for _, classes in _labelled_axes(analysis)]
     return {number: _sparing_axes(analysis, axes, groups[number], each) for number, each in found.items()}
 
 
-def _labelled_axes(analysis: Analysis) -> list[np.ndarray]:
-    """The label classes of every axis that carries channels, each array of labels once."""
-    arrays = {id(labels): labels for axes in analysis.labelling.axes.values() for labels in axes if labels is not None}
-    return [analysis.classes.class_of[labels] for labels in arrays.values()]
+def _labelled_axes(analysis: Analysis) -> list[tuple[str, np.ndarray]]:
+    """Every axis that carries channels, each array of labels once: the first tensor with it, and the label classes."""
+    found: dict[int, tuple[str, np.ndarray]] = {}
+    for name, axes in analysis.labelling.axes.items():
+        for labels in axes:
+            if labels is not None:
+                found.setdefault(id(labels), (name, labels))
+    return [(name, analysis.classes.class_of[labels]) for name, labels in found.values()]
 
 
 def _sparing_axes(analysis: Analysis, axes: list[np.ndarray], group: ChannelGroup, ranked: Ranked) -> Ranked:
@@ -104,9 +108,9 @@ def choose(
     for number, group in enumerate(analysis.groups):
         if number not in ranked:
             continue
-        scores = np.where(group.free, ranked[number].ranking.importance, np.inf)
-        removed = np.argsort(scores, kind="stable")[: counts.get(number, 0)]
-        ranks[group.classes] = np.argsort(np.argsort(scores))
+        order = ranked[number].ranking.order(group.free)
+        removed = order[: counts.get(number, 0)]
+        ranks[group.classes[order]] = np.arange(group.units)
         kept[group.classes[removed[group.free[removed]]]] = False
     _keep_one_everywhere(analysis, kept, ranks)
     choices = []
@@ -140,18 +144,18 @@ def reasons_to_leave(
 
 def _keep_one_everywhere(analysis: Analysis, kept: np.ndarray, ranks: np.ndarray) -> None:
     """Keep the best-ranked channel of every axis that would lose all of them (a part of a Split, say), in place."""
-    for classes in _labelled_axes(analysis):
-        if classes.size and not kept[classes].any():
-            kept[classes[np.argmax(ranks[classes])]] = True
+    for _, classes in _emptied_axes(analysis, kept):
+        kept[classes[np.argmax(ranks[classes])]] = True
 
 
 def emptied(analysis: Analysis, kept: np.ndarray) -> str | None:
     """A tensor that would lose all channels of an axis (a part of a Split, say); None where there is none."""
-    for name, axes in analysis.labelling.axes.items():
-        for labels in axes:
-            if labels is not None and labels.size and not kept[analysis.classes.class_of[labels]].any():
-                return name
-    return None
+    return next((name for name, _ in _emptied_axes(analysis, kept)), None)
+
+
+def _emptied_axes(analysis: Analysis, kept: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """Those of the axes of which nothing is kept by the time that they are looked at."""
+    return (each for each in _labelled_axes(analysis) if each[1].size and not kept[each[1]].any())
 
 
 def units_kept(units: int, ratio: float, round_to: int = 1) -> int:
