@@ -305,7 +305,7 @@ class _Compression:
         if not self.options.validation:
             return None
         self.telling.stage("validating")
-        samples = self.judging.samples(self.prepared.before.macs)
+        samples = self.judging.samples
         try:
             validation = compare(self.source, compressed, samples, self.options.run, self.timed)
         except ModelError as error:

@@ -27,7 +27,7 @@ def pruning_bound(compressed: Model, plan: Plan, options: Options, judging: Judg
     for, which bounds do not know of, or nothing is compared."""
     if options.prune.restore != BARE or not options.validation:
         return None
-    inputs = judging.samples(0).inputs
+    inputs = judging.samples.inputs
     try:
         stretch = read_stretch(judging.model, inputs, options.run)
         removed = _removed(stretch, plan)

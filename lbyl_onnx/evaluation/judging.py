@@ -28,12 +28,14 @@ MAX_EVALUATED = 2048
 
 @dataclass(frozen=True)
 class Judging:
-    """What a run of `model` is judged on: `evaluation`, labelled, or what `given` samples leave."""
+    """What a run of `model` is judged on: `evaluation`, labelled, or what `given` samples leave. `macs`: of the model,
+    which decide how many are made up."""
 
     model: Model
     given: Source
     evaluation: Source | None
     options: SampleOptions
+    macs: int = 0
 
     def check(self) -> None:
         """Raise UsageError, before the work begins, where the samples to evaluate on do not fit or have no labels."""
@@ -47,25 +49,21 @@ class Judging:
     def deciding(self) -> SampleSet:
         """The same labelled samples, or made-up ones that are others than in the end."""
         if self.evaluation is not None:
-            return self.samples(0)
+            return self.samples
         return unseen(self.model, self.given, replace(self.options, seed=self.options.seed + 1), count=DECIDING)
 
-    def samples(self, macs: int) -> SampleSet:
-        """The user's labelled samples, or others that were not measured on. `macs`: of the model, where it decides how
-        many are made up."""
-        return unseen(self.model, self.given, self.options, macs) if self.evaluation is None else self._labelled
+    @cached_property
+    def samples(self) -> SampleSet:
+        """The user's labelled samples, or others that were not measured on."""
+        if self.evaluation is None:
+            return unseen(self.model, self.given, self.options, self.macs)
+        with naming("eval"):
+            options = replace(self.options, samples=None)
+            return read_samples(input_specs(self.model), self.evaluation, options, LABELLED, MAX_EVALUATED)
 
     def used(self, calibration: Calibration | None, earlier: SamplesUsed) -> SamplesUsed:
         """The user's own samples that a run measures, those that it is judged on, and those used `earlier`."""
         measured = earlier if calibration is None else earlier | calibration.used
         if self.evaluation is None and is_made_up(self.given):
             return measured
-        samples = self.samples(0)
-        return measured if samples.made_up else measured | samples_used([samples.inputs])
-
-    @cached_property
-    def _labelled(self) -> SampleSet:
-        assert self.evaluation is not None
-        with naming("eval"):
-            options = replace(self.options, samples=None)
-            return read_samples(input_specs(self.model), self.evaluation, options, LABELLED, MAX_EVALUATED)
+        return measured if self.samples.made_up else measured | samples_used([self.samples.inputs])

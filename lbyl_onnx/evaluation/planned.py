@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,8 +82,8 @@ def planned_groups(planner: Planner, plan: Plan) -> tuple[PlannedGroup, ...]:
         group, ranked, curve = choice.group, known.ranked.get(number), known.curves.get(number)
         order: list[int] = []
         if ranked is not None:
-            scores = np.where(group.free, ranked.ranking.importance, np.inf)
-            order = np.argsort(scores, kind="stable")[: int(np.isfinite(scores).sum())].tolist()
+            some = int(np.isfinite(ranked.ranking.importance[group.free]).sum())
+            order = ranked.ranking.order(group.free)[:some].tolist()
         points = zip(curve.removed.tolist(), curve.divergence.tolist(), strict=True) if curve else ()
         found.append(
             PlannedGroup(
@@ -101,18 +102,19 @@ def planned_groups(planner: Planner, plan: Plan) -> tuple[PlannedGroup, ...]:
 
 def frontier(planner: Planner) -> tuple[FrontierPoint, ...]:
     """What the budgets in SHARES would cost, as far as they are within reach of what has been measured already."""
+    return tuple(point for point, _ in frontier_points(planner, planner.within_known))
+
+
+def frontier_points(
+    planner: Planner, spent: Callable[[list[Limit]], np.ndarray]
+) -> Iterator[tuple[FrontierPoint, np.ndarray]]:
+    """The points of the budgets in SHARES, from light to heavy ones as far as they are within reach, with the units
+    that each group loses, int64 (groups,), by `spent`: one of the planner's ways to keep within limits."""
     whole = float(planner.costs.macs(np.zeros(len(planner.analysis.groups))))
-    found = []
     for share in SHARES:
         try:
-            counts = planner.within_known([Limit("macs", planner.costs.macs, share * whole)])
+            counts = spent([Limit("macs", planner.costs.macs, share * whole)])
         except OutOfReach:
-            break
-        found.append(frontier_point(planner, share, counts))
-    return tuple(found)
-
-
-def frontier_point(planner: Planner, share: float, counts: np.ndarray) -> FrontierPoint:
-    """The point of a budget for which `counts` units of each group go, int64 (groups,)."""
-    left = int(planner.costs.macs(counts)), int(planner.costs.parameters(counts))
-    return FrontierPoint(share, *left, planner.divergence(counts))
+            return
+        left = int(planner.costs.macs(counts)), int(planner.costs.parameters(counts))
+        yield FrontierPoint(share, *left, planner.divergence(counts)), counts

@@ -12,26 +12,23 @@ import onnx
 import onnxruntime as ort
 
 from ..budgets import DROP, budgets
-from ..calibration.samples import EXPECTED, Calibration, calibrate
+from ..calibration.samples import EXPECTED
 from ..calibration.samples_used import SamplesUsed
 from ..calibration.synthetic import AUTO
-from ..calibration.user_samples import SampleSet, Source, check_source
-from ..channels.groups import Analysis
+from ..calibration.user_samples import Source, check_source
 from ..errors import NothingToRemove, UsageError
-from ..model.initializers import unshare
 from ..model.model import Model
 from ..model.providers import resolve
 from ..model.reading import load
 from ..options import Normalisation, Options, PruneOptions, RunOptions, SampleOptions
 from ..progress import Listener, Telling
-from ..restoration.methods import RestoreTask, restoration_named
-from ..selection.allocation import Limit, OutOfReach
+from ..restoration.methods import RestoreTask
 from ..selection.plan import Plan
 from ..selection.planner import Planner
-from .inspection import analyse_for, analysed, file_report
-from .judging import Judging
+from .inspection import analysed
 from .plan_file import PlanReport
-from .planned import SHARES, FrontierPoint, frontier_point, planned_groups
+from .planned import FrontierPoint, frontier_points, planned_groups
+from .preparation import Preparation
 from .records import Versions
 from .rounds import in_two_rounds
 from .validation import compare
@@ -76,34 +73,29 @@ def plan(
     )
     sample_options = SampleOptions(str(given), samples, shapes or {}, normalisation, seed)
     options = Options(prune, sample_options, resolve(RunOptions(provider, threads, custom_ops_library)))
-    return _Planning(load(model), options, calibration, Telling(progress), bool(target) or ratio is not None).run()
+    prepared = Preparation(load(model), options, calibration, None, Telling(progress))
+    return _Planning(prepared, asked=bool(target) or ratio is not None).run()
 
 
 class _Planning:
-    def __init__(self, source: Model, options: Options, given: Source, telling: Telling, asked: bool) -> None:
-        self._source, self._options, self._given, self._telling = source, options, given, telling
-        self._asked = asked
-        self._judging = Judging(source, given, None, options.samples)
-        self._restoration = restoration_named(options.prune.restore)
+    """The stages of a plan. `asked`: whether it was a user who named the budget."""
+
+    def __init__(self, prepared: Preparation, asked: bool) -> None:
+        assert prepared.calibration is not None, "the default strategies measure"
+        self._prepared, self._calibration, self._asked = prepared, prepared.calibration, asked
 
     def run(self) -> PlanReport:
-        options, tell = self._options, self._telling
-        tell.stage("analysing")
-        working, _ = unshare(self._source)
-        analysis, reasons = analyse_for(working, options, self._restoration)
-        before = file_report(analysis, np.ones(analysis.classes.count, bool), self._source)
-        tell.stage("sampling")
-        calibration = calibrate(working, self._given, options.samples, before.macs, options.run)
+        prepared, options, tell = self._prepared, self._prepared.options, self._prepared.telling
+        analysis, calibration = prepared.analysis, self._calibration
         tell.stage("choosing")
-        planner = Planner(analysis, reasons, options.prune, options.run, calibration, tell.layer)
+        planner = Planner(analysis, prepared.reasons, options.prune, options.run, calibration, tell.layer)
         tell.stage("planning")
-        frontier = self._frontier(planner, calibration, before.macs)
+        frontier = tuple(
+            self._tried(point, planner.plan_of(counts)) if point.share in MEASURED and counts.any() else point
+            for point, counts in frontier_points(planner, planner.counts)
+        )
         try:
-            chosen = in_two_rounds(
-                planner,
-                options.prune.targets,
-                lambda plan: analysed(self._restored(analysis, plan, calibration), options),
-            )
+            chosen = in_two_rounds(planner, options.prune.targets, lambda plan: analysed(self._restored(plan), options))
         except NothingToRemove:
             if self._asked:
                 raise
@@ -111,40 +103,24 @@ class _Planning:
         found = PlanReport(
             versions=Versions(version("lbyl-onnx"), ort.__version__, options.run.provider),
             options=options,
-            input=before,
+            input=prepared.before,
             groups=planned_groups(planner, chosen),
             frontier=frontier,
             calibration=calibration.source,
-            samples=self._judging.used(calibration, SamplesUsed()),
+            samples=prepared.judging.used(calibration, SamplesUsed()),
         )
         tell.end()
         return found
 
-    def _frontier(self, planner: Planner, calibration: Calibration, macs: int) -> tuple[FrontierPoint, ...]:
-        whole = float(planner.costs.macs(np.zeros(len(planner.analysis.groups))))
-        samples = self._judging.samples(macs)
-        found = []
-        for share in SHARES:
-            try:
-                counts = planner.counts([Limit("macs", planner.costs.macs, share * whole)])
-            except OutOfReach:
-                break
-            point = frontier_point(planner, share, counts)
-            if share in MEASURED and counts.any():
-                point = self._tried(point, planner.analysis, planner.plan_of(counts), calibration, samples)
-            found.append(point)
-        return tuple(found)
-
-    def _tried(
-        self, point: FrontierPoint, analysis: Analysis, plan: Plan, calibration: Calibration, samples: SampleSet
-    ) -> FrontierPoint:
+    def _tried(self, point: FrontierPoint, plan: Plan) -> FrontierPoint:
         """The point with how far the outputs move, on samples that nothing was fitted to."""
-        restored = self._restored(analysis, plan, calibration)
-        return replace(
-            point, measured=compare(self._source, restored, samples, self._options.run, timed=False).divergence
-        )
+        prepared, restored = self._prepared, self._restored(plan)
+        compared = compare(prepared.source, restored, prepared.judging.samples, prepared.options.run, timed=False)
+        return replace(point, measured=compared.divergence)
 
-    def _restored(self, analysis: Analysis, plan: Plan, calibration: Calibration) -> Model:
-        options = self._options
-        task = RestoreTask(analysis, plan, options.prune, options.run, calibration, self._telling.layer)
-        return self._restoration.restore(task).model
+    def _restored(self, plan: Plan) -> Model:
+        prepared, options = self._prepared, self._prepared.options
+        task = RestoreTask(
+            prepared.analysis, plan, options.prune, options.run, self._calibration, prepared.telling.layer
+        )
+        return prepared.restoration.restore(task).model

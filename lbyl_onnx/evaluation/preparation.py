@@ -44,19 +44,20 @@ class Preparation:
     ) -> None:
         started = time.perf_counter()
         self.source, self.options, self.telling = source, options, telling
-        self.judging = Judging(source, given, evaluation, options.samples)
+        judging = Judging(source, given, evaluation, options.samples)
         self.criterion = criterion_named(options.prune.criterion)
         self.restoration = restoration_named(options.prune.restore)
         self.measured = False
         self.fallbacks: list[str] = []
         self.warnings: list[str] = option_warnings(options)
-        self.judging.check()
+        judging.check()
         telling.stage("analysing")
         working, self.origins = unshare(source)
         self.analysis, self.reasons = analyse_for(working, options, self.restoration)
         free = sum(reason is None for reason in self.reasons)
         logger.info("%s: units may go in %d of %s", source.name, free, counted(len(self.reasons), "group"))
         self.before = file_report(self.analysis, np.ones(self.analysis.classes.count, bool), source)
+        self.judging = replace(judging, macs=self.before.macs)
         self.calibration = self._sample()
         self.seconds = time.perf_counter() - started
 
