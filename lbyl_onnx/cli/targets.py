@@ -12,9 +12,9 @@ from ..errors import UsageError
 from ..evaluation.plan_file import PlanReport
 from ..evaluation.records import Report
 from ..model.reading import load
-from ..model.writing import save
+from ..model.writing import save, write_whole
 from ..reporting.figures import require_libraries
-from ..reporting.files import is_page, plot_paths, plots, rendered, write_whole
+from ..reporting.files import is_page, plot_paths, plots, rendered
 from .screen import STANDARD
 
 

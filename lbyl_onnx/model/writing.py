@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -63,16 +64,27 @@ def save(model: Model | onnx.ModelProto | HoldsModel, path: str | Path, force: b
         raise UsageError(f"{path}: cannot be written ({reason}); choose another place") from None
 
 
-def write_text(text: str, path: Path) -> None:
-    """Writes a text and a line's end, all or nothing; the file that a symbolic link points to. Raises UsageError."""
-    path = path.resolve() if path.is_symlink() else path
+def write_whole(files: Mapping[Path, bytes]) -> None:
+    """Write files, all or none; what took the place of another file stays. A symbolic link stays one: the file that it
+    points to is written. Raises UsageError."""
+    fresh: list[Path] = []
     try:
-        with tempfile.TemporaryDirectory(prefix=".lbyl-onnx-", dir=path.parent) as folder:
-            draft = Path(folder, path.name)
-            draft.write_text(text + "\n", encoding="utf-8")
-            os.replace(draft, path)
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be written ({error.strerror}); choose another place") from None
+        for path, content in files.items():
+            target = path.resolve() if path.is_symlink() else path
+            if not target.parent.exists():
+                target.parent.mkdir()
+                fresh.append(target.parent)
+            with tempfile.TemporaryDirectory(prefix=".lbyl-onnx-", dir=target.parent) as folder:
+                draft = Path(folder, target.name)
+                draft.write_bytes(content)
+                fresh += [] if target.exists() else [target]
+                os.replace(draft, target)
+    except BaseException as error:
+        for made in reversed(fresh):
+            made.rmdir() if made.is_dir() else made.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise UsageError(f"{path}: cannot be written ({error.strerror}); choose another place") from None
+        raise
 
 
 def _held(model: object) -> Model:

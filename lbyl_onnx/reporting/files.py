@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 
 from ..errors import UsageError, article
 from ..evaluation.records import Report
+from ..model.writing import write_whole
 from .figures import png, require_libraries, svg
 from .page import page
 from .pictures import WORDS, pictures
@@ -75,26 +73,3 @@ def plots(report: Report, folder: Path) -> dict[Path, bytes]:
 def plot_paths(folder: Path) -> tuple[Path, ...]:
     """All files that a folder of pictures may come to hold."""
     return tuple(folder / f"{name}.{kind}" for name in WORDS for kind in ("svg", "png"))
-
-
-def write_whole(files: Mapping[Path, bytes]) -> None:
-    """Write files, all or none; what took the place of another file stays. A symbolic link stays one: the file that it
-    points to is written. Raises UsageError."""
-    fresh: list[Path] = []
-    try:
-        for path, content in files.items():
-            target = path.resolve() if path.is_symlink() else path
-            if not target.parent.exists():
-                target.parent.mkdir()
-                fresh.append(target.parent)
-            with tempfile.TemporaryDirectory(prefix=".lbyl-onnx-", dir=target.parent) as folder:
-                draft = Path(folder, target.name)
-                draft.write_bytes(content)
-                fresh += [] if target.exists() else [target]
-                os.replace(draft, target)
-    except BaseException as error:
-        for made in reversed(fresh):
-            made.rmdir() if made.is_dir() else made.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise UsageError(f"{path}: cannot be written ({error.strerror}); choose another place") from None
-        raise

@@ -7,8 +7,9 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..evaluation.records import energy_share
 from ..evaluation.verdict import DECIBELS, LOSSES
-from ..model.writing import write_text
+from ..model.writing import write_whole
 from .rows import DONE, Row, Sweep, by_model
 
 logger = logging.getLogger(__name__)
@@ -18,7 +19,7 @@ LEFT, RIGHT, TOP, BOTTOM = 46, 12, 10, 34
 TICKS = 5
 WORSE = tuple(sorted(100 * loss for loss, _ in LOSSES if loss > 0))
 """Points of accuracy from which on a result is worn, damaged, ruined."""
-NOISIER = tuple(sorted(100 * 10 ** (-decibels / 10) for decibels, _ in DECIBELS if math.isfinite(decibels)))
+NOISIER = tuple(sorted(100 * energy_share(decibels) for decibels, _ in DECIBELS if math.isfinite(decibels)))
 """The same in per cent of the outputs' energy."""
 
 
@@ -59,7 +60,8 @@ def write(sweep: Sweep, path: Path) -> None:
     loader = jinja2.PackageLoader(__package__, ".")
     template = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     size = {"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": WIDTH - RIGHT, "floor": HEIGHT - BOTTOM}
-    write_text(template.get_template("page.html").render(sweep=sweep, charts=charts(sweep), **size), path)
+    text = template.get_template("page.html").render(sweep=sweep, charts=charts(sweep), **size)
+    write_whole({path: f"{text}\n".encode()})
 
 
 def charts(sweep: Sweep) -> list[Chart]:
@@ -104,7 +106,7 @@ def _lost(row: Row) -> float:
     """Points of accuracy, or per cent of the energy."""
     if row.expected_loss is not None:
         return 100 * row.expected_loss
-    return 0.0 if row.sqnr_db is None else 100 * 10 ** (-row.sqnr_db / 10)
+    return 0.0 if row.sqnr_db is None else 100 * energy_share(row.sqnr_db)
 
 
 def _across(share: float, least: float) -> float:

@@ -17,7 +17,7 @@ from ..calibration.user_samples import Source
 from ..errors import ModelError
 from ..evaluation.records import Report, from_json, to_json
 from ..model.reading import load
-from ..model.writing import write_text
+from ..model.writing import write_whole
 from ..options import Options
 
 Budgets = tuple[Budget, ...]
@@ -105,7 +105,7 @@ def read_piece(out: Path, key: str) -> Piece | None:
 
 def write_piece(out: Path, piece: Piece) -> None:
     """Record a piece, whole or not at all."""
-    write_text(to_json(piece), piece_path(out, piece.key))
+    write_whole({piece_path(out, piece.key): f"{to_json(piece)}\n".encode()})
 
 
 def _digest(files: Iterable[Path]) -> str:

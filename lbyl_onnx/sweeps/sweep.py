@@ -14,10 +14,10 @@ from pathlib import Path
 from ..budgets import budgets
 from ..calibration.samples import EXPECTED
 from ..calibration.synthetic import AUTO
-from ..calibration.user_samples import Source, check_source
+from ..calibration.user_samples import Source, check_source, source_name
 from ..errors import LbylError, UsageError, article
 from ..model.providers import resolve
-from ..model.writing import write_text
+from ..model.writing import write_whole
 from ..options import Normalisation, Options, PruneOptions, RunOptions, SampleOptions, check_whole
 from . import page
 from .clock import timed
@@ -101,13 +101,11 @@ def sweep(
         if scheduler is not None:
             raise UsageError("is the number of processes here; leave it out with a scheduler", "jobs")
     check_source(calibration, EXPECTED)
-    given = str(calibration) if isinstance(calibration, str | Path) else "arrays"
-    labelled = None if evaluation is None else str(evaluation) if isinstance(evaluation, str | Path) else "arrays"
     options = Options(
         PruneOptions(scope=scope, round_to=round_to, include=include, exclude=exclude, seed=seed),
-        SampleOptions(given, samples, shapes or {}, normalisation, seed),
+        SampleOptions(source_name(calibration), samples, shapes or {}, normalisation, seed),
         resolve(RunOptions(provider, threads, custom_ops_library)),
-        evaluation=labelled,
+        evaluation=None if evaluation is None else source_name(evaluation),
     )
     folder = _made(Path(out))
     paths = list(dict.fromkeys(map(str, models)))
@@ -146,7 +144,7 @@ class _Sweep:
             self._work(tasks, jobs, self._options.run.threads or share, scheduler)
         self._time()
         found = Sweep(str(self._out), tuple(itertools.starmap(self._row, self._keys)))
-        write_text(found.to_csv(), self._out / TABLE)
+        write_whole({self._out / TABLE: f"{found.to_csv()}\n".encode()})
         page.write(found, self._out / PAGE)
         return found
 

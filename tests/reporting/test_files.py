@@ -14,8 +14,9 @@ from runs import CNN, bare, recorded
 import lbyl_onnx
 from lbyl_onnx.errors import UsageError
 from lbyl_onnx.evaluation.records import Report
+from lbyl_onnx.model import writing
 from lbyl_onnx.reporting import figures
-from lbyl_onnx.reporting import files as writing
+from lbyl_onnx.reporting import files as reports
 from lbyl_onnx.reporting.page import page
 from lbyl_onnx.reporting.pictures import WORDS
 
@@ -100,7 +101,7 @@ def test_a_page_that_cannot_be_made_leaves_no_model(lbyl, tmp_path, monkeypatch)
     def fails(report):
         raise UsageError("nothing can be drawn")
 
-    monkeypatch.setattr(writing, "page", fails)
+    monkeypatch.setattr(reports, "page", fails)
     options = ("--allocation", "uniform", "--ratio", "0.3", "--criterion", "l2", "--restore", "none", "--no-validate")
     assert_refused(lbyl("compress", CNN, tmp_path / "a.onnx", *options, "--report", tmp_path / "r.html"), 2, "drawn")
     assert files(tmp_path) == []
