@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+
+from lbyl_onnx.calibration.samples import calibrate
+from lbyl_onnx.calibration.synthetic import AUTO
+from lbyl_onnx.model.model import Model
+from lbyl_onnx.model.session import open_session, run
+from lbyl_onnx.options import SampleOptions
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
@@ -43,6 +50,17 @@ def images(name: str) -> Labelled:
     mean, std = (np.array(part, np.float32) for part in (IMAGENET if pixels.ndim == 4 else HALF))
     pixels = (pixels if pixels.ndim == 4 else pixels[..., None]) - mean
     return Labelled(np.ascontiguousarray((pixels / std).transpose(0, 3, 1, 2)), labels)
+
+
+def forward_seconds(model: Model, samples: int) -> float:
+    """Seconds of one plain forward pass of so many made-up samples."""
+    batches = calibrate(model, AUTO, SampleOptions(samples=samples)).batches
+    session = open_session(model)
+    run(session, batches[0])
+    started = time.perf_counter()
+    for batch in batches:
+        run(session, batch)
+    return time.perf_counter() - started
 
 
 def zoo() -> ModuleType:

@@ -13,13 +13,9 @@ import time
 
 from lbyl_onnx import load, plan  # isort: skip: before numpy, whose threads it keeps from spinning
 
-from material import require, zoo
+from material import forward_seconds, require, zoo
 
-from lbyl_onnx.calibration.samples import calibrate
-from lbyl_onnx.calibration.synthetic import AUTO
 from lbyl_onnx.model.model import Model
-from lbyl_onnx.model.session import open_session, run
-from lbyl_onnx.options import SampleOptions
 from lbyl_onnx.progress import SHARES, Progress
 
 FOLDERS = ("realworld", "models", "zoo")
@@ -62,14 +58,7 @@ def main() -> None:
     print(f"| {' | '.join(header)} |\n|{' --- |' * len(header)}")
     for name in options.models:
         model = model_named(name)
-        batches = calibrate(model, AUTO, SampleOptions(samples=options.samples)).batches
-        session = open_session(model)
-        run(session, batches[0])
-        started = time.perf_counter()
-        for batch in batches:
-            run(session, batch)
-        forward = time.perf_counter() - started
-        del session, batches
+        forward = forward_seconds(model, options.samples)
         watch = Stopwatch()
         started = time.perf_counter()
         found = plan(model, samples=options.samples, scope=options.scope, progress=watch)

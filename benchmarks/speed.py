@@ -16,12 +16,7 @@ from pathlib import Path
 from lbyl_onnx import compress, load  # isort: skip: before numpy, whose threads it keeps from spinning
 
 import onnx
-from material import require, zoo
-
-from lbyl_onnx.calibration.samples import calibrate
-from lbyl_onnx.calibration.synthetic import AUTO
-from lbyl_onnx.model.session import open_session, run
-from lbyl_onnx.options import SampleOptions
+from material import forward_seconds, require, zoo
 
 
 def main() -> None:
@@ -38,14 +33,7 @@ def main() -> None:
             path = Path(folder, f"{name}.onnx")
             onnx.save(zoo().materialize(require("zoo", f"{name}.onnx")), path)
             model = load(path)
-            batches = calibrate(model, AUTO, SampleOptions(samples=options.samples)).batches
-            session = open_session(model)
-            run(session, batches[0])
-            started = time.perf_counter()
-            for batch in batches:
-                run(session, batch)
-            forward = time.perf_counter() - started
-            del session, batches
+            forward = forward_seconds(model, options.samples)
             started = time.perf_counter()
             compress(path, options.ratio, samples=options.samples, scope=options.scope, allocation=options.allocation)
             seconds = time.perf_counter() - started

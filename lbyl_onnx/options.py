@@ -25,9 +25,9 @@ class PruneOptions:
     or share of all groups' units together, there also "auto", those below a gap (None: `targets` alone count).
     `criterion`, `restore`: names of registered strategies. `scope`: "chains" (units that reach no residual sum or
     Concat) or "all". `round_to`: keep a multiple of this many units (None: by what kernels want). `allocation`: one of
-    ALLOCATIONS. `targets`: budgets, all of which hold. `include`,
-    `exclude`: regular expressions searched in producers' node names. `lambda1`, `lambda2`: LBYL's weights of the
-    shift's error and of the solution's size. `seed`: of everything that is drawn.
+    ALLOCATIONS. `targets`: budgets, all of which hold. `include`, `exclude`: regular expressions searched in producers'
+    node names. `lambda1`, `lambda2`: LBYL's weights of the shift's error and of the solution's size. `seed`: of
+    everything that is drawn.
     """
 
     ratio: float | str | None = None
