@@ -17,7 +17,7 @@ from .budgets import DEFAULT, Budget, budgets
 from .calibration.samples import EXPECTED, Calibration
 from .calibration.samples_used import SamplesUsed
 from .calibration.synthetic import AUTO
-from .calibration.user_samples import Source, check_source
+from .calibration.user_samples import Source, check_source, source_name
 from .errors import MeasurementFailed, ModelError, NothingToRemove, UsageError, ValidationFailed
 from .evaluation.a_priori import pruning_bound
 from .evaluation.advice import damage_warnings, ranked_otherwise, speed_warnings, why_nothing
@@ -151,7 +151,6 @@ def compress(
         ValidationFailed: the result does not do its job.
     """
     check_source(calibration, EXPECTED)
-    given = calibration if isinstance(calibration, str | Path) else "arrays"
     planned = None if plan is None else read_plan(plan)
     if planned is not None and (ratio is not None or target):
         raise UsageError("says already how much goes; leave out ratio and target", "plan")
@@ -160,10 +159,10 @@ def compress(
         PruneOptions(
             ratio, criterion, restore, scope, round_to, include, exclude, lambda1, lambda2, seed, allocation, targets
         ),
-        SampleOptions(str(given), samples, shapes or {}, normalisation, seed),
+        SampleOptions(source_name(calibration), samples, shapes or {}, normalisation, seed),
         resolve(RunOptions(provider, threads, custom_ops_library)),
         Limits(min_agreement, min_sqnr, max_drop),
-        None if evaluation is None else str(evaluation) if isinstance(evaluation, str | Path) else "arrays",
+        None if evaluation is None else source_name(evaluation),
         validation,
         layer_errors,
         None if plan is None else str(plan) if isinstance(plan, str | Path) else "given",

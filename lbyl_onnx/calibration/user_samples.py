@@ -25,8 +25,9 @@ UNLIKELY = 3.0
 """How many times wider or narrower than normalised images, or how many of their deviations away, samples are taken to
 be scaled otherwise."""
 
-
 Source = str | Path | Mapping[str, np.ndarray]
+ARRAYS = "arrays"
+"""What a record calls samples that were no files."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,11 @@ def evenly(count: int, limit: int | None) -> np.ndarray:
     """At most `limit` of the numbers below `count`, evenly spread, int64."""
     wanted = count if limit is None else min(limit, count)
     return np.arange(wanted) * count // max(wanted, 1)
+
+
+def source_name(source: Source) -> str:
+    """What a record calls a source: a kind, a path, or ARRAYS."""
+    return str(source) if isinstance(source, str | Path) else ARRAYS
 
 
 def is_folder(source: object) -> TypeGuard[str | Path]:

@@ -15,7 +15,7 @@ from ..budgets import DROP, budgets
 from ..calibration.samples import EXPECTED
 from ..calibration.samples_used import SamplesUsed
 from ..calibration.synthetic import AUTO
-from ..calibration.user_samples import Source, check_source
+from ..calibration.user_samples import Source, check_source, source_name
 from ..errors import NothingToRemove, UsageError
 from ..model.model import Model
 from ..model.providers import resolve
@@ -67,11 +67,10 @@ def plan(
     asked = budgets(target) or (() if ratio is not None else budgets(DEFAULT))
     if any(each.name == DROP for each in asked):
         raise UsageError("drop is found by trial results, which only compress makes; ask for macs here", "target")
-    given = calibration if isinstance(calibration, str | Path) else "arrays"
     prune = PruneOptions(
         ratio, scope=scope, round_to=round_to, include=include, exclude=exclude, seed=seed, targets=asked
     )
-    sample_options = SampleOptions(str(given), samples, shapes or {}, normalisation, seed)
+    sample_options = SampleOptions(source_name(calibration), samples, shapes or {}, normalisation, seed)
     options = Options(prune, sample_options, resolve(RunOptions(provider, threads, custom_ops_library)))
     prepared = Preparation(load(model), options, calibration, None, Telling(progress))
     return _Planning(prepared, asked=bool(target) or ratio is not None).run()

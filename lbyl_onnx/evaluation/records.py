@@ -107,6 +107,11 @@ class ClassComparison:
     expected_loss_interval: tuple[float, float]
 
 
+def energy_share(sqnr_db: float) -> float:
+    """Error power over signal power."""
+    return float(10 ** (-sqnr_db / 10))
+
+
 @dataclass(frozen=True)
 class OutputComparison:
     """One output of the original against the same output of the compressed model, over all samples.
@@ -130,7 +135,7 @@ class OutputComparison:
     @property
     def error_share(self) -> float:
         """Error power over signal power."""
-        return float(10 ** (-self.sqnr_db / 10))
+        return energy_share(self.sqnr_db)
 
     @property
     def top1_agreement(self) -> float | None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import shlex
 
 from ..budgets import Budget
+from ..calibration.user_samples import ARRAYS
 from ..evaluation.records import Report
 from ..options import Normalisation, Options, PruneOptions, SampleOptions
 
 UNITS = {"macs": "", "params": "", "bytes": "B", "latency": "ms", "drop": "%"}
-IN_MEMORY = ("arrays", "given")
+IN_MEMORY = (ARRAYS, "given")
 """What stands for samples and plans that came from Python, not from files."""
 
 
