@@ -73,6 +73,10 @@ class _Moments(NamedTuple):
         matrix = matrix.astype(self.xx.dtype, copy=False)
         return float(self.yy.sum() + ((matrix @ self.xx - 2 * self.yx) * matrix).sum(dtype=np.float64))
 
+    def missing(self, matrix: np.ndarray) -> np.ndarray:
+        """How the outputs less what `matrix` makes of the inputs go with the inputs, (groups, outputs, inputs)."""
+        return self.yx - matrix.astype(self.xx.dtype, copy=False) @ self.xx
+
     @property
     def scale(self) -> np.ndarray:
         """What ridge strengths are relative to, (groups,): the mean diagonal of the inputs' moments."""
@@ -208,11 +212,13 @@ def _cross_validated(
         point = fitted.point(centred)
         pairs.append((fitted.about(*point), alone[index].about(*point), fold.rows))
     left: dict[float, float] = {np.inf: sum(rows * judged.left(present) for _, judged, rows in pairs)}
+    missing = [fitted.missing(present) for fitted, _, _ in pairs]
 
     def error(strength: float) -> float:
         if strength not in left:
             left[strength] = sum(
-                rows * judged.left(_shifted(fitted, present, strength)) for fitted, judged, rows in pairs
+                rows * judged.left(_shifted(fitted, present, step, strength))
+                for (fitted, judged, rows), step in zip(pairs, missing, strict=True)
             )
         return left[strength]
 
@@ -225,14 +231,13 @@ def _cross_validated(
     return best, left[best] / total if total > 0 else 0.0
 
 
-def _shifted(moments: _Moments, present: np.ndarray, strength: float) -> np.ndarray:
-    """`present` and the step that ridge regression takes from there."""
+def _shifted(moments: _Moments, present: np.ndarray, missing: np.ndarray, strength: float) -> np.ndarray:
+    """`present`, of which outputs are `missing`, and the step that ridge regression takes from there."""
     system = moments.xx.copy()
     np.einsum("gii->gi", system)[:] += (strength * moments.scale)[:, None].astype(system.dtype)
-    missing = moments.yx - present.astype(moments.xx.dtype, copy=False) @ moments.xx
     with suppress(np.linalg.LinAlgError):
         if len(system) == 1:
-            factor = linalg.cho_factor(system[0], overwrite_a=True, check_finite=False)
+            factor = linalg.cho_factor(system[0].T, lower=True, overwrite_a=True, check_finite=False)
             return present + linalg.cho_solve(factor, missing[0].T, check_finite=False).T
         return present + np.swapaxes(np.linalg.solve(system, np.swapaxes(missing, 1, 2)), 1, 2)
     return present

@@ -124,11 +124,13 @@ class StagedRun:
         """A way to run `nodes` in place of those ahead, as often as wanted, which leaves this run where it is.
 
         They read the values that are held, and tensors that they are `given`. Returns a function that takes values for
-        these, of the same types, and yields the values of `outputs`, batch by batch.
+        these, of the same types and shapes, and yields the values of `outputs`, batch by batch.
         """
         needed = {name for node in nodes for name in reads(node)} - {name for node in nodes for name in node.output}
         held = [name for name in self._values[0] if name in needed]
-        model = self._stretch(nodes, self._values[0] | given, [*held, *given], outputs)
+        model = self._stretch(
+            nodes, self._held_by(range(self.level), held) | {n: [v] for n, v in given.items()}, outputs
+        )
         with _measuring():
             session = open_session(model, self._options, arena=False)
 
@@ -153,7 +155,7 @@ class StagedRun:
         later = [name for name in made if name in wanted or self._index.last_use(name) >= end]
         outputs = sorted(name for name in later if name not in self.model.weights)
         if outputs:
-            model = self._stretch(stretch, self._values[batches[0]], inputs, outputs)
+            model = self._stretch(stretch, self._held_by(batches, inputs), outputs)
             with _measuring():
                 session = open_session(model, self._options, arena=False)
         for index in batches:
@@ -166,13 +168,16 @@ class StagedRun:
                 self._store(batch, name, value)
             self._reached[index] = end
 
-    def _stretch(self, nodes: list[onnx.NodeProto], batch: Batch, inputs: list[str], outputs: list[str]) -> Model:
-        """The nodes as a model of their own, which takes `inputs` as `batch` has them."""
+    def _held_by(self, batches: range, names: list[str]) -> dict[str, list[Any]]:
+        """The values of some tensors in some batches."""
+        return {name: [self._values[index][name] for index in batches] for name in names}
+
+    def _stretch(self, nodes: list[onnx.NodeProto], inputs: dict[str, list[Any]], outputs: list[str]) -> Model:
+        """The nodes as a model of their own, which takes the values of each of its `inputs`."""
         graph = helper.make_graph(nodes, "stretch", [], [onnx.ValueInfoProto(name=name) for name in outputs])
         read = {name for node in nodes for name in reads(node)}
         source = self.model.proto
-        for name in inputs:
-            graph.input.append(_declaration(name, batch[name]))
+        graph.input.extend(_declaration(name, values) for name, values in inputs.items())
         graph.sparse_initializer.extend(each for each in source.graph.sparse_initializer if each.values.name in read)
         constants = {node.output[0] for node in nodes if node.op_type == "Constant"}
         stored = {tensor.name: tensor for tensor in source.graph.initializer}
@@ -225,13 +230,15 @@ def _in_memory(value: Any) -> Any:
     return value if isinstance(value, list) else np.asarray(value)
 
 
-def _declaration(name: str, value: Any) -> onnx.ValueInfoProto:
-    """An input of any size that takes `value`."""
-    if isinstance(value, list):
-        element = next((DATA_TYPES[item.dtype] for item in value), onnx.TensorProto.FLOAT)
+def _declaration(name: str, values: list[Any]) -> onnx.ValueInfoProto:
+    """An input that takes any of the `values`; of the sizes that they share, by which onnxruntime chooses layouts."""
+    first = values[0]
+    if isinstance(first, list):
+        element = next((DATA_TYPES[item.dtype] for item in first), onnx.TensorProto.FLOAT)
         return helper.make_tensor_sequence_value_info(name, element, None)
-    element = onnx.TensorProto.STRING if value.dtype == object else DATA_TYPES[value.dtype]
-    return helper.make_tensor_value_info(name, element, [None] * value.ndim)
+    element = onnx.TensorProto.STRING if first.dtype == object else DATA_TYPES[first.dtype]
+    sizes = zip(*(value.shape for value in values), strict=False)
+    return helper.make_tensor_value_info(name, element, [each[0] if len(set(each)) == 1 else None for each in sizes])
 
 
 class CalibratedRun:

@@ -150,8 +150,10 @@ def _left(moments: ConsumerMoments, removed: np.ndarray, folds: np.ndarray | Non
         shared, inner = judged[np.ix_(removed, kept)], judged[np.ix_(kept, kept)]
         total = (judged[np.ix_(removed, removed)] * energy).sum()
         for index, ridge in enumerate(FIT_RIDGES):
-            strengthened = system + np.diag(np.full(len(kept), ridge * scale, precision))
-            transfer = linalg.solve(strengthened, target, assume_a="pos")
+            strengthened = system.copy()
+            np.einsum("ii->i", strengthened)[:] += ridge * scale
+            factor = linalg.cho_factor(strengthened.T, lower=True, overwrite_a=True, check_finite=False)
+            transfer = linalg.cho_solve(factor, target, check_finite=False)
             totals[index] += total + ((transfer.T @ inner - 2 * shared) @ transfer * energy).sum()
     return float(totals.min()) / len(folds)
 
