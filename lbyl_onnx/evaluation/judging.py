@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from ..calibration.inputs import input_specs
-from ..calibration.samples import Calibration, is_made_up, unseen
+from ..calibration.samples import Calibration, default_samples, is_made_up, unseen
 from ..calibration.samples_used import SamplesUsed, samples_used
 from ..calibration.user_samples import SampleSet, Source, check_source, open_samples, read_samples
 from ..errors import UsageError, naming
@@ -20,8 +20,9 @@ NO_LABELS = (
     "has no labels for the classes of an output; expected an array `labels` in an .npz file, or a folder with one "
     "sub-folder for each class, named with its number where there are fewer"
 )
-DECIDING = 256
-"""Made-up samples that a loss of accuracy is decided on."""
+DECIDING = 4
+"""So many times as many made-up samples decide how much may go as are measured on by default: the narrower the interval
+of what is lost, the more may."""
 MAX_EVALUATED = 2048
 """Images of a folder that accuracies are measured on at most."""
 
@@ -50,7 +51,8 @@ class Judging:
         """The same labelled samples, or made-up ones that are others than in the end."""
         if self.evaluation is not None:
             return self.samples
-        return unseen(self.model, self.given, replace(self.options, seed=self.options.seed + 1), count=DECIDING)
+        count = DECIDING * default_samples(self.model, input_specs(self.model), self.options, self.macs)
+        return unseen(self.model, self.given, replace(self.options, seed=self.options.seed + 1), count=count)
 
     @cached_property
     def samples(self) -> SampleSet:

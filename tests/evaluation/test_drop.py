@@ -187,7 +187,7 @@ def test_a_single_fold_is_judged_on_itself():
 
 def trials_of(monkeypatch, calibration, evaluation=None, **target):
     """What a judge of a plan for such targets is given to try, with the judging that it was made from."""
-    monkeypatch.setattr(judging, "DECIDING", 24)
+    monkeypatch.setattr(judging, "default_samples", lambda *_: 6)
     image = Builder()
     model = load(image.model(image.conv(image.input(("N", 3, 16, 16)), 3, 4)))
     judged = Judging(model, "auto" if calibration.synthetic else calibration.batches[0], evaluation, SampleOptions())
