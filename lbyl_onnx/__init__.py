@@ -10,7 +10,6 @@ import os
 import lazy_loader
 
 os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")  # numpy's threads must not spin while onnxruntime works
-os.environ.setdefault("OPENBLAS_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // 2)))  # more wait for one another
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # nothing is written down or sent about what is run
 
 _lazy, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
