@@ -42,11 +42,18 @@ CALIBRATION = 256
 TUNING_SEED = 100
 ONE_POINT = 1.0
 TRIED = {
-    "l1": [(0.002,), (0.004,), (0.008,), (0.016,)],
-    "receding": [(0.06, 2.0), (0.12, 2.0), (0.25, 3.0), (0.6, 3.0)],
+    "l1": [(0.001,), (0.002,), (0.004,), (0.008,), (0.016,)],
+    "receding": [(0.03, 2.0), (0.06, 2.0), (0.12, 2.0), (0.25, 3.0), (0.6, 3.0)],
 }
 """Strength, and b."""
-PENALTIES: dict[tuple[str, str], dict[str, tuple[float, ...]]] = {}
+PENALTIES: dict[tuple[str, str], dict[str, tuple[float, ...]]] = {
+    ("vgg", "digits"): {"l1": (0.008,), "receding": (0.6, 3.0)},
+    ("vgg", "fashion"): {"l1": (0.001,), "receding": (0.03, 2.0)},
+    ("vgg", "cifar10"): {"l1": (0.002,), "receding": (0.03, 2.0)},
+    ("resnet", "digits"): {"l1": (0.016,), "receding": (0.6, 3.0)},
+    ("resnet", "fashion"): {"l1": (0.001,), "receding": (0.03, 2.0)},
+    ("resnet", "cifar10"): {"l1": (0.002,), "receding": (0.25, 3.0)},
+}
 """What `--tune` chose, by network and data."""
 
 
