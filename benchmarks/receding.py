@@ -1,5 +1,5 @@
 """Networks that are trained to be pruned: accuracy after one-shot global pruning, by the penalty that they were trained
-with; the table of docs/training.md.
+with; the table of docs/training.md, 12 minutes on two shared cores.
 
     python benchmarks/receding.py [--quick] [--networks vgg] [--seeds 3] [--plot docs/receding.png]
     python benchmarks/receding.py --tune
