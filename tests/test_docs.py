@@ -49,8 +49,9 @@ def commands(text: str) -> Iterator[list[str]]:
 
 
 def shape_of(text: str) -> str:
-    """A text without its numbers, bars and spacing."""
-    return " ".join(re.sub(r"[-+]?\d[\d.,]*", "#", re.sub(r"[▁-█]+\.*", "~", text)).split())
+    """A text without its numbers, the plurals behind them, bars and spacing."""
+    shape = " ".join(re.sub(r"[-+]?\d[\d.,]*", "#", re.sub(r"[▁-█]+\.*", "~", text)).split())
+    return re.sub(r"(# [a-z]+?)s\b", r"\1", shape)
 
 
 @pytest.mark.parametrize("page", EXECUTED)
