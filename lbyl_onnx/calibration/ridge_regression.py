@@ -233,14 +233,27 @@ def _cross_validated(
 
 def _shifted(moments: _Moments, present: np.ndarray, missing: np.ndarray, strength: float) -> np.ndarray:
     """`present`, of which outputs are `missing`, and the step that ridge regression takes from there."""
-    system = moments.xx.copy()
-    np.einsum("gii->gi", system)[:] += (strength * moments.scale)[:, None].astype(system.dtype)
+    ridges = (strength * moments.scale).astype(moments.xx.dtype)
     with suppress(np.linalg.LinAlgError):
-        if len(system) == 1:
-            factor = linalg.cho_factor(system[0].T, lower=True, overwrite_a=True, check_finite=False)
-            return present + linalg.cho_solve(factor, missing[0].T, check_finite=False).T
+        if len(ridges) == 1:
+            return present + ridge_solution(moments.xx[0], ridges[0], missing[0].T).T
+        system = moments.xx.copy()
+        np.einsum("gii->gi", system)[:] += ridges[:, None]
         return present + np.swapaxes(np.linalg.solve(system, np.swapaxes(missing, 1, 2)), 1, 2)
     return present
+
+
+def ridge_solution(gram: np.ndarray, ridge: float, target: np.ndarray) -> np.ndarray:
+    """X with (gram + ridge I) X = target, (inputs, outputs), in their precision. Raises scipy's LinAlgError where the
+    system is not positive definite."""
+    factor = linalg.cho_factor(_strengthened(gram, ridge).T, lower=True, overwrite_a=True, check_finite=False)
+    return linalg.cho_solve(factor, target, check_finite=False)
+
+
+def _strengthened(gram: np.ndarray, ridge: float) -> np.ndarray:
+    system = gram.copy()
+    np.einsum("ii->i", system)[:] += ridge
+    return system
 
 
 def _solve(gram: np.ndarray, target: np.ndarray, present: np.ndarray, ridge: float) -> tuple[np.ndarray, float]:
@@ -253,8 +266,7 @@ def _solve(gram: np.ndarray, target: np.ndarray, present: np.ndarray, ridge: flo
 
 
 def _factorised(gram: np.ndarray, ridge: float, target: np.ndarray) -> tuple[np.ndarray, float]:
-    system = gram.copy()
-    np.einsum("ii->i", system)[:] += ridge
+    system = _strengthened(gram, ridge)
     norm = linalg.get_lapack_funcs("lange", (system,))("1", system.T)
     factor = linalg.cholesky(system.T, lower=True, overwrite_a=True, check_finite=False)
     estimate = linalg.get_lapack_funcs("pocon", (factor,))

@@ -128,9 +128,8 @@ class StagedRun:
         """
         needed = {name for node in nodes for name in reads(node)} - {name for node in nodes for name in node.output}
         held = [name for name in self._values[0] if name in needed]
-        model = self._stretch(
-            nodes, self._held_by(range(self.level), held) | {n: [v] for n, v in given.items()}, outputs
-        )
+        inputs = self._held_by(range(self.level), held) | {name: [value] for name, value in given.items()}
+        model = self._stretch(nodes, inputs, outputs)
         with _measuring():
             session = open_session(model, self._options, arena=False)
 

@@ -18,8 +18,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import linalg
 
+from ..calibration.ridge_regression import ridge_solution
 from ..calibration.samples import Calibration
 from ..calibration.staged_run import CalibratedRun, StagedRun
 from ..channels.folding import FoldedReader
@@ -210,7 +210,7 @@ def channel_fit(after: np.ndarray, removed: np.ndarray, ridge: float = 1e-3) -> 
     kept, gone = centred[:, ~removed], centred[:, removed]
     gram = kept.T @ kept
     strength = ridge * np.trace(gram) / len(gram) or 1.0
-    mixing = linalg.solve(gram + strength * np.eye(len(gram)), kept.T @ gone, assume_a="pos").T
+    mixing = ridge_solution(gram, strength, kept.T @ gone).T
     return mixing, mean[removed] - mixing @ mean[~removed]
 
 

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import linalg
 
+from ..calibration.ridge_regression import ridge_solution
 from .consumer_moments import ConsumerMoments, Measuring
 from .criteria import Ranking, RankingTask, Reading, Trial, criterion
 
@@ -150,10 +151,7 @@ def _left(moments: ConsumerMoments, removed: np.ndarray, folds: np.ndarray | Non
         shared, inner = judged[np.ix_(removed, kept)], judged[np.ix_(kept, kept)]
         total = (judged[np.ix_(removed, removed)] * energy).sum()
         for index, ridge in enumerate(FIT_RIDGES):
-            strengthened = system.copy()
-            np.einsum("ii->i", strengthened)[:] += ridge * scale
-            factor = linalg.cho_factor(strengthened.T, lower=True, overwrite_a=True, check_finite=False)
-            transfer = linalg.cho_solve(factor, target, check_finite=False)
+            transfer = ridge_solution(system, ridge * scale, target)
             totals[index] += total + ((transfer.T @ inner - 2 * shared) @ transfer * energy).sum()
     return float(totals.min()) / len(folds)
 

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 from onnx import helper
-from scipy import linalg
 
 from ..calibration.classes import are_probabilities, is_classes, probabilities
+from ..calibration.ridge_regression import ridge_solution
 from ..calibration.samples import Calibration
 from ..calibration.staged_run import Batch, CalibratedRun, StagedRun
 from ..channels.groups import Analysis, ChannelGroup, WeightAxis
@@ -276,10 +276,9 @@ def stand_in(
     mean, float64 (removed,)."""
     if not len(removed):
         return np.zeros((len(kept), 0)), np.zeros(0)
-    system = covariance[np.ix_(kept, kept)]
-    scale = np.trace(covariance) / len(covariance) or 1.0
-    np.einsum("ii->i", system)[:] += RIDGE * scale
-    mixing = linalg.solve(system, covariance[np.ix_(kept, removed)], assume_a="pos").astype(np.float64)
+    ridge = RIDGE * (np.trace(covariance) / len(covariance) or 1.0)
+    system, target = covariance[np.ix_(kept, kept)], covariance[np.ix_(kept, removed)]
+    mixing = ridge_solution(system, ridge, target).astype(np.float64)
     return mixing, mean[removed] - mean[kept] @ mixing
 
 
