@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import time
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
@@ -26,14 +27,18 @@ os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"
 
 import numpy as np
 import torch
+from material import ROOT
 from receding_chart import plot
-from receding_training import NETWORKS, TRAINED, Images, Task, exported, split, train
+from receding_training import NETWORKS, TRAINED, Images, Task, split, train
 
 from lbyl_onnx import NothingToRemove, compress
 from lbyl_onnx.model.model import Model
 from lbyl_onnx.model.session import open_session, run_batches
 from lbyl_onnx.options import RunOptions
 from lbyl_onnx.training import fold, importances
+
+sys.path.insert(0, str(ROOT / "tests"))
+from torch_export import exported
 
 RATIOS = (0.3, 0.5, 0.7, 0.9)
 JUDGED = (0.7, 0.9)
@@ -137,7 +142,7 @@ def row(runs: list[Found], allocation: str) -> list[str]:
     share that it takes, and in how many of the networks it finds a gap."""
     cells = [spread([run.before for run in runs])]
     for ratio in (*RATIOS, "auto"):
-        ways = [(allocation, ratio, restore) for restore in ("none", "moments")]
+        ways = [(allocation, ratio, restore) for restore in RESTORED]
         cells.append(" / ".join(spread([run.after[way] for run in runs if way in run.after]) for way in ways))
     gaps = [run.auto for run in runs if run.auto is not None]
     if allocation == "uniform" or not gaps:

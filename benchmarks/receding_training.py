@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import copy
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,8 +12,6 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lbyl_onnx import load
-from lbyl_onnx.model.model import Model
 from lbyl_onnx.training import bounded, l1, parameter_groups, receding
 
 STEPS, BATCH, RATE, DECAY = 1200, 16, 0.1, 5e-4
@@ -143,23 +138,3 @@ def shifted(image: Tensor) -> Tensor:
     """The images (N, C, H, W), all shifted by the same zero to one pixel along both axes."""
     down, right = torch.randint(-1, 2, (2,)).tolist()
     return torch.roll(image, (down, right), (2, 3))
-
-
-def exported(network: nn.Module, shape: tuple[int, ...]) -> Model:
-    """The network as ONNX model, BatchNormalization kept."""
-    path = Path(os.environ.get("TMPDIR", "/tmp"), f"receding-{os.getpid()}.onnx")
-    try:
-        torch.onnx.export(
-            copy.deepcopy(network),
-            (torch.zeros(1, *shape),),
-            path,
-            input_names=["image"],
-            dynamic_axes={"image": {0: "batch"}},
-            opset_version=17,
-            training=torch.onnx.TrainingMode.PRESERVE,
-            do_constant_folding=False,
-            dynamo=False,
-        )
-        return load(path.read_bytes())
-    finally:
-        path.unlink(missing_ok=True)

@@ -6,12 +6,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from .budgets import Budget
 from .errors import UsageError, article, counted
 
 SCOPES = ("chains", "all")
-GLOBAL, AUTO_RATIO = "global", "auto"
+GLOBAL = "global"
+AUTO_RATIO: Final = "auto"
 ALLOCATIONS = ("auto", "sensitivity", "uniform", GLOBAL)
 PROVIDERS = ("auto", "cpu", "cuda")
 DEFAULT_LAMBDA1, DEFAULT_LAMBDA2 = 100.0, 1e-3

@@ -12,6 +12,7 @@ from ..errors import UsageError
 from ..options import ALLOCATIONS, AUTO_RATIO, Normalisation
 from ..restoration import RESTORATIONS
 from ..selection import CRITERIA
+from .config import NUMBER_OR_AUTO
 from .logs import log_to_stderr
 
 Provider = Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="onnxruntime's execution provider.")]
@@ -55,6 +56,7 @@ RatioOrAuto = Annotated[
         help="Save the work that this share of all units takes, in [0, 1), where the outputs lose least; auto, with "
         "--allocation global: all units below a gap in the criterion.",
     ),
+    NUMBER_OR_AUTO,
 ]
 Budgets = Annotated[
     list[str] | None,
@@ -90,7 +92,9 @@ Scope = Annotated[
     str, typer.Option(metavar="chains|all", help="chains: leave units of residual sums and Concat alone.")
 ]
 RoundTo = Annotated[
-    str, typer.Option(metavar="auto|N", help="Keep a multiple of N units; auto: what the provider's kernels want.")
+    str,
+    typer.Option(metavar="auto|N", help="Keep a multiple of N units; auto: what the provider's kernels want."),
+    NUMBER_OR_AUTO,
 ]
 Include = Annotated[
     str | None, typer.Option(metavar="REGEX", help="Only groups with a producer whose node name matches.")
@@ -219,8 +223,10 @@ def parse_targets(texts: list[str] | None) -> dict[str, float | str]:
 
 def parse_ratio(text: str | None) -> float | Literal["auto"] | None:
     """A share, "auto", or None for none; UsageError where it is neither."""
-    if text is None or text == AUTO_RATIO:
-        return "auto" if text else None
+    if text is None:
+        return None
+    if text == AUTO_RATIO:
+        return AUTO_RATIO
     try:
         return float(text)
     except ValueError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
 
 from ..errors import UsageError, article
 
@@ -15,17 +15,25 @@ else:
     import tomli as tomllib
 
 FILE, PROJECT, TABLE = "lbyl-onnx.toml", "pyproject.toml", "lbyl-onnx"
-KINDS: dict[type, tuple[tuple[type, ...], str]] = {
-    bool: ((bool,), "true or false"),
-    int: ((int,), "a whole number"),
-    float: ((int, float), "a number"),
-    str: ((str,), "a text in quotes"),
-    Path: ((str,), "a path in quotes"),
+
+
+class Kind(NamedTuple):
+    """What a value in TOML may be, and what that is called."""
+
+    types: tuple[type, ...]
+    called: str
+
+
+KINDS: dict[type, Kind] = {
+    bool: Kind((bool,), "true or false"),
+    int: Kind((int,), "a whole number"),
+    float: Kind((int, float), "a number"),
+    str: Kind((str,), "a text in quotes"),
+    Path: Kind((str,), "a path in quotes"),
 }
-"""Types of parameters: what a value in TOML may be, and what that is called."""
-NUMBER_OR_WORD = (str, int, float), "a number, or auto in quotes"
-WITH_AUTO = ("ratio", "round_to")
-"""Parameters of type str that are NUMBER_OR_WORD."""
+"""By type of parameter."""
+NUMBER_OR_AUTO = Kind((str, int, float), "a number, or auto in quotes")
+"""Stands beside the type of a parameter, in `Annotated`, where its text may be a number."""
 
 Command = Callable[..., None]
 
@@ -45,12 +53,12 @@ def defaults(commands: Mapping[str, tuple[Command, Mapping[str, str]]]) -> dict[
         if not isinstance(table, Mapping):
             raise UsageError(f"{name}: {command} is no table; expected [{command}] with names of its options as keys")
         function, options = commands[command]
-        types = get_type_hints(function)
+        types = get_type_hints(function, include_extras=True)
         for key, value in table.items():
             if key not in options:
                 known = ", ".join(sorted(options))
                 raise UsageError(f"{name}: {command}.{key} is no option of {command}; expected one of {known}")
-            _check(f"{name}: {command}.{key}", options[key], types[options[key]], value)
+            _check(f"{name}: {command}.{key}", types[options[key]], value)
             found.setdefault(command, {})[options[key]] = value
     return found
 
@@ -71,13 +79,17 @@ def _read() -> tuple[str, Mapping[str, Any]]:
     return FILE, {}
 
 
-def _check(place: str, parameter: str, hint: Any, value: object) -> None:
-    """Raise UsageError where a value is none of a parameter of this type, one of KINDS or a list of it, or None."""
+def _check(place: str, hint: Any, value: object) -> None:
+    """Raise UsageError where a value is none of a parameter of this type, one of KINDS or a list of it, or None, or of
+    the `Kind` that is said beside it."""
+    said: tuple[object, ...] = ()
+    if get_origin(hint) is Annotated:
+        hint, said = hint.__origin__, hint.__metadata__
     if type(None) in get_args(hint):
         (hint,) = (each for each in get_args(hint) if each is not type(None))
     listed = get_origin(hint) is list
     kind = get_args(hint)[0] if listed else hint
-    types, expected = NUMBER_OR_WORD if parameter in WITH_AUTO and kind is str else KINDS[kind]
+    types, expected = next((each for each in said if isinstance(each, Kind)), KINDS[kind])
     values = value if listed and isinstance(value, list) else [value]
     fits = all(isinstance(each, types) and isinstance(each, bool) == (kind is bool) for each in values)
     if not fits or isinstance(value, list) != listed:

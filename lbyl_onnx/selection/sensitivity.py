@@ -64,7 +64,8 @@ class Curve:
         logs = np.log(np.maximum(counts, 1e-9))
         power = 1.0
         if len(points) > 1:
-            rise = np.log(values[1] / values[0]) / np.log(points[1] / points[0])
+            (low, high), (first, second) = np.log(values[:2]), np.log(points[:2])
+            rise = (high - low) / (second - first)
             power = float(np.clip(rise, 1.0, STEEPEST))
         early = values[0] * (counts / points[0]) ** power
         late = np.exp(np.interp(logs, np.log(points), np.log(values)))

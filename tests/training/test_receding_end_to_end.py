@@ -1,7 +1,5 @@
 """Units that a task does not need recede in training and are what one threshold removes; those that it needs stay."""
 
-import io
-
 import numpy as np
 import pytest
 
@@ -10,13 +8,15 @@ pytest.importorskip("torch", reason="needs PyTorch (pip install 'lbyl-onnx[train
 import torch
 from onnx import numpy_helper
 from torch import nn
+from torch_export import exported
 
-from lbyl_onnx import NothingToRemove, compress, load
+from lbyl_onnx import NothingToRemove, compress
 from lbyl_onnx.model.session import open_session, run_batches
 from lbyl_onnx.options import RunOptions
 from lbyl_onnx.training import bounded, fold, importances, parameter_groups, receding
 
 NEEDED, UNITS, STEPS = 24, 48, 1000
+SHAPE = (UNITS, 2, 2)
 
 
 def trained(strength):
@@ -49,22 +49,6 @@ def trained(strength):
     return network.eval()
 
 
-def exported(network):
-    file = io.BytesIO()
-    torch.onnx.export(
-        fold(network),
-        (torch.zeros(1, UNITS, 2, 2),),
-        file,
-        input_names=["image"],
-        dynamic_axes={"image": {0: "batch"}},
-        opset_version=17,
-        training=torch.onnx.TrainingMode.PRESERVE,
-        do_constant_folding=False,
-        dynamo=False,
-    )
-    return load(file.getvalue())
-
-
 def outputs(model, image):
     return run_batches(open_session(model, RunOptions("cpu", 1)), {"image": image})[0]
 
@@ -78,7 +62,8 @@ def test_units_that_are_not_needed_recede_and_are_exactly_what_goes():
     scales = importances(network).numpy()
     assert scales[:NEEDED].min() > 0.9 and scales[NEEDED:].max() < 0.01
 
-    model, image = exported(network), np.random.default_rng(1).normal(size=(64, UNITS, 2, 2)).astype(np.float32)
+    model = exported(fold(network), SHAPE)
+    image = np.random.default_rng(1).normal(size=(64, *SHAPE)).astype(np.float32)
     compressed = pruned(model, calibration={"image": image}).compressed
     kept = next(
         numpy_helper.to_array(each)[:, :, 0, 0]
@@ -94,4 +79,4 @@ def test_without_the_penalty_they_stay():
     network = trained(strength=0.0)
     assert importances(network)[NEEDED:].min() > 0.3
     with pytest.raises(NothingToRemove, match="finds no gap"):
-        pruned(exported(network))
+        pruned(exported(fold(network), SHAPE))
