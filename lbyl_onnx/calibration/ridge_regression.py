@@ -7,8 +7,11 @@ least of the outputs' variance on a fold that it has not seen; or none, and the 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
+from operator import itemgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -47,7 +50,7 @@ class Fitted:
     fit: Statistics
 
 
-class _Moments(NamedTuple):
+class Moments(NamedTuple):
     """Means, (groups, inputs) and (groups, outputs), and second moments about a point: of inputs, (groups, inputs,
     inputs), outputs with inputs, (groups, outputs, inputs), and of each output, (groups, outputs)."""
 
@@ -57,8 +60,10 @@ class _Moments(NamedTuple):
     yx: np.ndarray
     yy: np.ndarray
 
-    def about(self, x: np.ndarray, y: np.ndarray) -> _Moments:
+    def about(self, x: np.ndarray, y: np.ndarray) -> Moments:
         """Central moments as those about the point (x, y)."""
+        if x is self.x and y is self.y:
+            return self
         dx, dy = (self.x - x).astype(self.xx.dtype), self.y - y
         return self._replace(
             xx=self.xx + dx[:, :, None] * dx[:, None], yx=self.yx + dy[:, :, None] * dx[:, None], yy=self.yy + dy**2
@@ -73,6 +78,11 @@ class _Moments(NamedTuple):
         matrix = matrix.astype(self.xx.dtype, copy=False)
         return float(self.yy.sum() + ((matrix @ self.xx - 2 * self.yx) * matrix).sum(dtype=np.float64))
 
+    def energy(self, matrix: np.ndarray) -> np.ndarray:
+        """The mean squares of what `matrix` makes of the inputs, float64 (groups, outputs)."""
+        matrix = matrix.astype(self.xx.dtype, copy=False)
+        return ((matrix @ self.xx) * matrix).sum(axis=2, dtype=np.float64)
+
     def missing(self, matrix: np.ndarray) -> np.ndarray:
         """How the outputs less what `matrix` makes of the inputs go with the inputs, (groups, outputs, inputs)."""
         return self.yx - matrix.astype(self.xx.dtype, copy=False) @ self.xx
@@ -85,11 +95,13 @@ class _Moments(NamedTuple):
 
 
 class _Sums:
-    """Sums of the rows of one fold, relative to an origin that all folds share."""
+    """Sums of the rows of one fold, relative to an origin that all folds share. `blocks`: rows and outputs that wait to
+    be multiplied, of which there are `filled`."""
 
     def __init__(self, groups: int, outputs: int, inputs: int, capacity: int) -> None:
         precision = np.float32 if inputs > SINGLE_PRECISION_INPUTS else np.float64
-        self.blocks = tuple(np.empty((groups, capacity, columns), np.float32) for columns in (inputs, outputs))
+        self.capacity = capacity
+        self.blocks: tuple[np.ndarray, ...] = ()
         self.filled = self.rows = 0
         self.xx = np.zeros((groups, inputs, inputs), precision)
         self.yx = np.zeros((groups, outputs, inputs), precision)
@@ -98,19 +110,25 @@ class _Sums:
         self.y = np.zeros((groups, outputs))
 
     def add(self, pair: tuple[np.ndarray, np.ndarray], origin: tuple[np.ndarray, ...]) -> None:
-        count, capacity, start = pair[0].shape[1], self.blocks[0].shape[1], 0
+        if not self.blocks:
+            self.blocks = tuple(np.empty((len(each), self.capacity, each.shape[2]), np.float32) for each in pair)
+        count, start = pair[0].shape[1], 0
         while start < count:
-            end = min(start + capacity - self.filled, count)
+            end = min(start + self.capacity - self.filled, count)
             for rows, zero, block in zip(pair, origin, self.blocks, strict=True):
                 np.subtract(rows[:, start:end], zero, out=block[:, self.filled : self.filled + end - start])
             self.filled, start = self.filled + end - start, end
-            if self.filled == capacity:
+            if self.filled == self.capacity:
                 self.multiply()
 
+    def finish(self) -> None:
+        """Take the rows that wait into the sums, and give their memory back."""
+        if self.filled:
+            self.multiply()
+        self.blocks = ()
+
     def multiply(self) -> None:
-        """Take the rows that wait in the blocks into the sums."""
-        if not self.filled:
-            return
+        """Take the rows that wait into the sums."""
         x, y = (block[:, : self.filled] for block in self.blocks)
         self.rows, self.filled = self.rows + self.filled, 0
         for group in range(len(x)):
@@ -135,7 +153,7 @@ class RowMoments:
         """Rows x (groups, rows, inputs) with outputs y (rows, groups x outputs)."""
         if len(y) == 0:
             return
-        pair = x, np.moveaxis(y.reshape(len(y), len(x), -1), 1, 0)
+        pair = x, np.moveaxis(y.reshape(len(y), len(x), y.shape[1] // len(x)), 1, 0)
         if not self._origin:
             self._origin = tuple(rows[:, :ORIGIN_ROWS].mean(axis=1, keepdims=True, dtype=np.float32) for rows in pair)
         self._folds[fold].add(pair, self._origin)
@@ -143,10 +161,23 @@ class RowMoments:
     @property
     def finite(self) -> bool:
         """Whether there were rows, and all of them and their outputs were finite."""
-        for fold in self._folds:
-            fold.multiply()
+        self._finish()
         found = [fold for fold in self._folds if fold.rows]
         return bool(found) and all(np.isfinite(each).all() for fold in found for each in (fold.xx, fold.yx, fold.yy))
+
+    @property
+    def folds(self) -> np.ndarray:
+        """The folds that have rows, int64."""
+        return np.flatnonzero([fold.rows + fold.filled for fold in self._folds])
+
+    def central(self, folds: np.ndarray) -> Moments:
+        """Means and central moments over the rows of some folds together."""
+        self._finish()
+        return _moments(self._origin, [self._folds[fold] for fold in folds])
+
+    def _finish(self) -> None:
+        for fold in self._folds:
+            fold.finish()
 
     def solve(self, present: np.ndarray, centred: bool) -> Fitted:
         """The matrix W that minimises E|y - W x - c|^2 + r |W - present|^2; c is 0 unless `centred`.
@@ -154,8 +185,7 @@ class RowMoments:
         `present`: float64 (groups, outputs, inputs). r is a multiple of the mean diagonal of the inputs' covariance, by
         cross-validation over the folds, and more where rounding has left that indefinite.
         """
-        for fold in self._folds:
-            fold.multiply()
+        self._finish()
         folds = [fold for fold in self._folds if fold.rows]
         strength, error = _cross_validated(self._origin, folds, present, centred)
         central = _moments(self._origin, folds)
@@ -168,7 +198,7 @@ class RowMoments:
         if error is None:
             total = float(moments.yy.sum())
             error = moments.left(matrix) / total if total > 0 else 0.0
-        energy = np.maximum(((matrix @ central.xx) * matrix).sum(axis=2), 0)
+        energy = np.maximum(central.energy(matrix), 0)
         fit_mean = np.einsum("goi,gi->go", matrix, central.x)
         wanted = Statistics(central.y.ravel(), np.maximum(central.yy, 0).ravel())
         return Fitted(
@@ -176,7 +206,7 @@ class RowMoments:
         )
 
 
-def _moments(origin: tuple[np.ndarray, ...], folds: list[_Sums], outputs: np.ndarray | slice = slice(None)) -> _Moments:
+def _moments(origin: tuple[np.ndarray, ...], folds: list[_Sums], outputs: np.ndarray | slice = slice(None)) -> Moments:
     """Means and central moments over all rows of `folds`, of some of the outputs."""
     rows = sum(fold.rows for fold in folds)
     x, y, yy = (sum(getattr(fold, name) for fold in folds) / rows for name in ("x", "y", "yy"))
@@ -191,7 +221,7 @@ def _moments(origin: tuple[np.ndarray, ...], folds: list[_Sums], outputs: np.nda
     xx -= single[:, :, None] * single[:, None]
     yx /= kind(rows)
     yx -= (y[:, :, None] * x[:, None]).astype(yx.dtype)
-    return _Moments(x + origin[0][:, 0], y + origin[1][:, 0, outputs], xx, yx, yy - y**2)
+    return Moments(x + origin[0][:, 0], y + origin[1][:, 0, outputs], xx, yx, yy - y**2)
 
 
 def _cross_validated(
@@ -211,27 +241,32 @@ def _cross_validated(
         fitted = alone[1 - index] if len(folds) == 2 else _moments(origin, others, some)
         point = fitted.point(centred)
         pairs.append((fitted.about(*point), alone[index].about(*point), fold.rows))
-    left: dict[float, float] = {np.inf: sum(rows * judged.left(present) for _, judged, rows in pairs)}
     missing = [fitted.missing(present) for fitted, _, _ in pairs]
 
-    def error(strength: float) -> float:
-        if strength not in left:
-            left[strength] = sum(
-                rows * judged.left(_shifted(fitted, present, step, strength))
-                for (fitted, judged, rows), step in zip(pairs, missing, strict=True)
-            )
-        return left[strength]
+    def left(strength: float) -> float:
+        return sum(
+            rows * judged.left(_shifted(fitted, present, step, strength))
+            for (fitted, judged, rows), step in zip(pairs, missing, strict=True)
+        )
 
-    at = FIRST_TRIED
-    step = 1 if error(STRENGTHS[at + 1]) < error(STRENGTHS[at]) else -1
-    while 0 <= at + step < len(STRENGTHS) and error(STRENGTHS[at + step]) < error(STRENGTHS[at]):
-        at += step
-    best = min((STRENGTHS[at], np.inf), key=error)
+    unchanged = sum(rows * judged.left(present) for _, judged, rows in pairs)
+    best, least = min(downhill(left, STRENGTHS, FIRST_TRIED), (np.inf, unchanged), key=itemgetter(1))
     total = sum(rows * float(judged.yy.sum()) for _, judged, rows in pairs)
-    return best, left[best] / total if total > 0 else 0.0
+    return best, least / total if total > 0 else 0.0
 
 
-def _shifted(moments: _Moments, present: np.ndarray, missing: np.ndarray, strength: float) -> np.ndarray:
+def downhill(error: Callable[[float], float], strengths: Sequence[float], first: int) -> tuple[float, float]:
+    """The strength that is reached from the one numbered `first` by steps to neighbours of less error, and its error;
+    where the error has one valley, its floor."""
+    error = cache(error)
+    at = first
+    step = 1 if error(strengths[at + 1]) < error(strengths[at]) else -1
+    while 0 <= at + step < len(strengths) and error(strengths[at + step]) < error(strengths[at]):
+        at += step
+    return strengths[at], error(strengths[at])
+
+
+def _shifted(moments: Moments, present: np.ndarray, missing: np.ndarray, strength: float) -> np.ndarray:
     """`present`, of which outputs are `missing`, and the step that ridge regression takes from there."""
     ridges = (strength * moments.scale).astype(moments.xx.dtype)
     with suppress(np.linalg.LinAlgError):

@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from ..calibration.im2col import sample_rows
+from ..calibration.ridge_regression import RowMoments
 from ..calibration.samples import Calibration
 from ..calibration.staged_run import CalibratedRun
 from ..calibration.statistics import sums
@@ -41,37 +42,27 @@ class ConsumerMoments:
         columns = np.moveaxis(weight, consumer.axis, -1).reshape(-1, weight.shape[consumer.axis])
         rows = by_channel(columns, self._features).astype(np.float32, copy=False)
         self.energy = (rows.T @ rows).astype(np.float64)
-        self._sum = np.zeros((folds, units))
-        self._gram = np.zeros((folds, units, units))
-        self._rows = np.zeros(folds, np.int64)
-        self._origin: np.ndarray | None = None
+        self._moments = RowMoments(1, 0, units, folds)
 
     def add(self, rows: np.ndarray, fold: int = 0) -> None:
         """Rows (positions, channels) of the consumer's input."""
-        values = by_channel(rows, self._features).astype(np.float32, copy=False)
-        if self._origin is None:
-            self._origin = values[:ORIGIN_ROWS].mean(axis=0)
-        values = values - self._origin
-        self._sum[fold] += sums(values)
-        self._gram[fold] += values.T @ values
-        self._rows[fold] += len(values)
+        values = by_channel(rows, self._features)
+        self._moments.add(values[None], np.empty((len(values), 0), np.float32), fold)
 
     @property
     def finite(self) -> bool:
         """Whether there were values, and all of them finite."""
-        return bool(self._rows.any() and np.isfinite(self._gram).all())
+        return self._moments.finite
 
     @property
     def folds(self) -> np.ndarray:
         """The folds that have rows."""
-        return np.flatnonzero(self._rows)
+        return self._moments.folds
 
     @property
     def mean(self) -> np.ndarray:
         """Mean of the units' activations on the first fold, float64 (units,)."""
-        first = self.folds[0]
-        assert self._origin is not None
-        return self._sum[first] / self._rows[first] + self._origin
+        return self._moments.central(self.folds[:1]).x[0]
 
     @property
     def reading(self) -> Reading:
@@ -85,9 +76,7 @@ class ConsumerMoments:
 
     def covariance_of(self, folds: np.ndarray) -> np.ndarray:
         """The same of some folds."""
-        rows = self._rows[folds].sum()
-        mean = self._sum[folds].sum(axis=0) / rows
-        return self._gram[folds].sum(axis=0) / rows - np.outer(mean, mean)
+        return self._moments.central(folds).xx[0].astype(np.float64, copy=False)
 
 
 def consumer_input(graph: GraphIndex, consumer: WeightAxis) -> tuple[str, int] | None:

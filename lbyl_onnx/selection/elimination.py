@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import linalg
 
-from ..calibration.ridge_regression import ridge_solution
+from ..calibration.ridge_regression import downhill, ridge_solution
 from .consumer_moments import ConsumerMoments, Measuring
 from .criteria import Ranking, RankingTask, Reading, Trial, criterion
 
@@ -38,6 +38,8 @@ CLEARLY = 0.9
 """The share of another order's error on a fold from which on an order is clearly better: nearer ones are ties."""
 FIT_RIDGES = (1e-2, 1e-1, 1.0, 10.0)
 """Of these, the fits that errors are predicted for have the best."""
+FIRST_TRIED = 1
+"""The one of them that the search for it begins with."""
 PREDICTED = 2
 """For so many numbers of removed units is the error predicted, for others by interpolation."""
 
@@ -142,18 +144,22 @@ def _left(moments: ConsumerMoments, removed: np.ndarray, folds: np.ndarray | Non
     precision = _precision(len(moments.energy))
     energy = moments.energy[np.ix_(removed, removed)]
     kept = np.setdiff1d(np.arange(len(moments.energy)), removed)
-    totals = np.zeros(len(FIT_RIDGES))
+    blocks = (np.ix_(kept, kept), np.ix_(kept, removed), np.ix_(removed, removed))
+    pairs = []
     for fold in folds:
         others = known[known != fold] if len(known) > 1 else known
         fitted, judged = (moments.covariance_of(some).astype(precision) for some in (others, known[known == fold]))
         scale = np.trace(fitted) / len(fitted) or 1.0
-        system, target = fitted[np.ix_(kept, kept)], fitted[np.ix_(kept, removed)]
-        shared, inner = judged[np.ix_(removed, kept)], judged[np.ix_(kept, kept)]
-        total = (judged[np.ix_(removed, removed)] * energy).sum()
-        for index, ridge in enumerate(FIT_RIDGES):
+        pairs.append((scale, fitted[blocks[0]], fitted[blocks[1]], [judged[block] for block in blocks]))
+
+    def left(ridge: float) -> float:
+        total = 0.0
+        for scale, system, target, (inner, shared, own) in pairs:
             transfer = ridge_solution(system, ridge * scale, target)
-            totals[index] += total + ((transfer.T @ inner - 2 * shared) @ transfer * energy).sum()
-    return float(totals.min()) / len(folds)
+            total += float(((own + transfer.T @ (inner @ transfer - 2 * shared)) * energy).sum())
+        return total
+
+    return downhill(left, FIT_RIDGES, FIRST_TRIED)[1] / len(folds)
 
 
 def _downdate(inverse: np.ndarray, energy: np.ndarray, units: np.ndarray) -> None:
