@@ -21,7 +21,7 @@ from .statistics import Statistics, sums
 
 SINGLE_PRECISION_INPUTS = 512
 """Systems of more unknowns are accumulated and solved in single precision, which the ridge affords."""
-CHUNK = 2**22
+CHUNK = 2**23
 """Elements of rows and outputs that are gathered before they are multiplied."""
 ORIGIN_ROWS = 256
 """Rows whose mean is taken away from all: near enough for products to keep their digits."""
@@ -29,7 +29,7 @@ STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 """Ridge strengths that are compared, relative to the mean diagonal of the inputs' moments."""
 FIRST_TRIED = 1
 """The one of them that the search begins with, and that a single fold has to do with."""
-JUDGED_OUTPUTS = 128
+JUDGED_OUTPUTS = 64
 """Strengths are judged by so many outputs of a group, evenly spread: all of a layer's want much the same."""
 JUDGED_ON_EACH_FOLD = 1024
 """Systems of more unknowns are judged on one fold alone."""
