@@ -8,16 +8,16 @@ curves, and the next result is that of the plan which is best by then. The one t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from scipy import linalg
 
 from ..budgets import Budget
-from ..errors import ValidationFailed
-from ..selection.allocation import Limit
+from ..errors import MeasurementFailed, ValidationFailed
 from ..selection.plan import Plan
 from ..selection.planner import Planner
+from ..selection.sensitivity import Curve
 
 RESULTS = 6
 """Results that are made after the first."""
@@ -25,9 +25,8 @@ SPREAD = 0.5
 """Standard deviation of the groups' factors about that of all, relative to it."""
 NOISE = 0.05
 """Standard deviation of what a result is measured to do, relative to it."""
-EXPLORED = 0.3
-"""How far from the factors others are drawn where these bring nothing new, in their standard deviations."""
 DRAWS = 20
+"""Where the factors bring nothing new, others are drawn so often, up to one standard deviation away."""
 LEAST_FACTOR = 0.1
 """Least factor of a group, relative to that of all."""
 
@@ -39,31 +38,33 @@ def corrected(planner: Planner, targets: Sequence[Budget], moved: Moved) -> Plan
     """The plan within `targets` whose result moves the outputs least, of those that are tried; the planner's factors
     are what they taught. Raises NothingToRemove where a budget is out of reach."""
     plan = planner.plan(targets)
-    limits, numbers = planner.limits(targets), sorted(planner.known.curves)
-    if plan.removes_nothing or len(numbers) < 2:
+    curves, limits = planner.known.curves, planner.limits(targets)
+    if plan.removes_nothing or len(curves) < 2:
         return plan
     counts = np.array([int(choice.removed.sum()) for choice in plan.choices])
-    first = _measured(moved, plan)
-    shares = planner.shares(counts)[numbers]
-    if not (0 < first < np.inf and 0 < shares.sum() < np.inf):
+    least, shares = _measured(moved, plan), _shares(curves, counts)
+    if not (0 < least < np.inf and 0 < shares.sum() < np.inf):
         return plan
-    factors = _Factors(first / float(shares.sum()), len(numbers))
-    factors.learn(shares, first)
-    tried, least = {tuple(counts.tolist())}, first
+    factors = _Factors(least / float(shares.sum()), len(curves))
+    factors.learn(shares, least)
+    tried = {tuple(counts.tolist())}
     rng = np.random.default_rng(planner.options.seed)
     for _ in range(RESULTS):
-        found = _untried(planner, limits, factors, numbers, tried, rng)
-        if found is None:
+        for draw in range(DRAWS):
+            planner.correct(dict(zip(curves, factors.near(draw / DRAWS, rng), strict=True)))
+            counts = planner.counts(limits)
+            if tuple(counts.tolist()) not in tried:
+                break
+        else:
             break
-        tried.add(tuple(found.tolist()))
-        other = planner.plan_of(found)
+        tried.add(tuple(counts.tolist()))
+        other = planner.plan_of(counts)
         amount = _measured(moved, other)
-        planner.correct({})
         if amount < np.inf:
-            factors.learn(planner.shares(found)[numbers], amount)
+            factors.learn(_shares(curves, counts), amount)
         if amount < least:
             plan, least = other, amount
-    planner.correct(dict(zip(numbers, factors.mean, strict=True)))
+    planner.correct(dict(zip(curves, factors.mean, strict=True)))
     return plan
 
 
@@ -71,26 +72,13 @@ def _measured(moved: Moved, plan: Plan) -> float:
     """How far a plan moves the outputs, infinite where its result is not finite."""
     try:
         return moved(plan)
-    except ValidationFailed:
+    except (MeasurementFailed, ValidationFailed):
         return np.inf
 
 
-def _untried(
-    planner: Planner,
-    limits: list[Limit],
-    factors: _Factors,
-    numbers: list[int],
-    tried: set[tuple[int, ...]],
-    rng: np.random.Generator,
-) -> np.ndarray | None:
-    """Units that go by the factors, or by others near them where that was tried; None where nothing new is found."""
-    for draw in range(DRAWS):
-        chosen = factors.near(rng) if draw else factors.mean
-        planner.correct(dict(zip(numbers, chosen, strict=True)))
-        counts = planner.counts(limits)
-        if tuple(counts.tolist()) not in tried:
-            return counts
-    return None
+def _shares(curves: Mapping[int, Curve], counts: np.ndarray) -> np.ndarray:
+    """How far each group that has a curve moves the outputs by itself, float64 (curves,)."""
+    return np.array([float(curve.at(counts[number])) for number, curve in curves.items()])
 
 
 class _Factors:
@@ -112,7 +100,7 @@ class _Factors:
         """The most likely factors, float64 (groups,), none below a share of `scale`."""
         return np.maximum(linalg.solve(self._precision, self._sum, assume_a="pos"), self._least)
 
-    def near(self, rng: np.random.Generator) -> np.ndarray:
-        """Others that are likely too."""
+    def near(self, deviations: float, rng: np.random.Generator) -> np.ndarray:
+        """Factors drawn so many standard deviations away from these."""
         step = linalg.solve_triangular(linalg.cholesky(self._precision), rng.standard_normal(len(self._sum)))
-        return np.maximum(self.mean + EXPLORED * step, self._least)
+        return np.maximum(self.mean + deviations * step, self._least)

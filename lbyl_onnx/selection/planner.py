@@ -202,15 +202,7 @@ class Planner:
 
     def divergence(self, counts: np.ndarray) -> float:
         """What the outputs are expected to move by, were the groups' shares to add up."""
-        return float(self.shares(counts).sum())
-
-    def shares(self, counts: np.ndarray) -> np.ndarray:
-        """What each group is expected to move the outputs by, float64 (groups,)."""
-        found = np.zeros(len(counts))
-        for number, curve in self.known.curves.items():
-            if counts[number]:
-                found[number] = curve.at(counts[number])
-        return found
+        return float(sum(curve.at(counts[number]) for number, curve in self.known.curves.items() if counts[number]))
 
     def correct(self, factors: Mapping[int, float]) -> None:
         """Expect so many times as much of single groups, by number, as was measured of them alone."""
