@@ -18,7 +18,7 @@ from ..model.graph import GraphIndex
 from ..model.weight_layer import weight_layer
 from .criteria import RankingTask, Reading
 
-MAX_ROWS, ROW_ELEMENTS = 8192, 2**21
+MAX_ROWS, ROW_ELEMENTS = 16384, 2**22
 """Rows that moments rest on at most, or as many as hold so many elements, whichever is more."""
 ROWS_PER_UNIT = 4
 """Rows that moments of a pooled input should rest on, for each unit."""
