@@ -33,7 +33,7 @@ NAME = "moments"
 MAX_INPUTS = 5120
 """Longest row that is fitted whole; layers with longer ones, or with fewer rows than a row is long, have their input
 channels mixed."""
-MIN_ROWS, ROWS_PER_INPUT = 6144, 4
+MIN_ROWS, ROWS_PER_INPUT = 8192, 4
 """Rows that a fit should rest on: the larger of MIN_ROWS and ROWS_PER_INPUT for each input."""
 
 
