@@ -21,7 +21,7 @@ from .calibration.user_samples import Source, check_source, source_name
 from .errors import MeasurementFailed, ModelError, NothingToRemove, UsageError, ValidationFailed
 from .evaluation.a_priori import pruning_bound
 from .evaluation.advice import damage_warnings, ranked_otherwise, speed_warnings, why_nothing
-from .evaluation.drop import judge_of, within_drop
+from .evaluation.drop import Judge, judge_of, within_drop
 from .evaluation.fast_enough import Made, fast_enough
 from .evaluation.inspection import analysed, file_report, group_reports, layer_reports
 from .evaluation.judging import NO_LABELS
@@ -30,8 +30,7 @@ from .evaluation.plan_file import PlanReport, carried_out, executed, read_plan
 from .evaluation.planned import planned as planned_by
 from .evaluation.preparation import Preparation
 from .evaluation.records import LayerErrors, Report, Validation, Versions
-from .evaluation.rounds import in_two_rounds
-from .evaluation.trials import Restore, across_folds
+from .evaluation.rounds import Result, in_two_rounds
 from .evaluation.validation import check_finite, compare
 from .evaluation.verdict import check_limits
 from .model.initializers import reshare
@@ -243,7 +242,10 @@ class _Compression:
         def restored(plan: Plan, samples: Calibration | None) -> Model:
             return self.restore(plan, samples)[1].model
 
-        return self.finish(self.choose(planner, restored))
+        judge = judge_of(planner, self.source, restored, self.calibration, self.judging)
+        return self.finish(
+            self.choose(planner, judge, lambda plan: analysed(restored(plan, self.calibration), self.options))
+        )
 
     def finish(self, plan: Plan) -> Made:
         """What comes of a plan."""
@@ -259,17 +261,11 @@ class _Compression:
         reshare(restored.model, self.prepared.origins)
         return Made(plan, restored, errors, self.validate(restored.model))
 
-    def choose(self, planner: Planner, restored: Restore) -> Plan:
+    def choose(self, planner: Planner, judge: Judge | None, result: Result) -> Plan:
         """Which units go."""
-        prune, source, calibration = planner.options, self.source, self.calibration
-        judge = judge_of(planner, source, restored, calibration, self.judging)
-        if judge is not None:
-            plan = within_drop(planner, prune.targets, judge)
-        else:
-            moved = across_folds(source, restored, calibration, self.options.run)
-            plan = in_two_rounds(
-                planner, prune.targets, lambda plan: analysed(restored(plan, calibration), self.options), moved
-            )
+        prune = planner.options
+        targets = prune.targets
+        plan = within_drop(planner, targets, judge) if judge else in_two_rounds(planner, targets, result)
         if plan.removes_nothing:
             raise NothingToRemove(why_nothing(self.source, [choice.reason for choice in plan.choices], prune))
         self.warnings += ranked_otherwise([choice.criterion for choice in plan.choices], prune)

@@ -9,25 +9,77 @@ judged on crops of other pictures, which the comparison at the end does not see.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+import onnxruntime as ort
 
 from ..budgets import DROP, Budget
 from ..calibration.samples import Calibration
+from ..calibration.user_samples import SampleSet
 from ..errors import NothingToRemove, ValidationFailed
 from ..model.model import Model
+from ..model.session import feed_batches, open_session
+from ..options import RunOptions
 from ..selection.allocation import Limit, OutOfReach
 from ..selection.plan import Plan
 from ..selection.planner import Planner
+from .comparison import Comparison
 from .judging import Judging
-from .trials import Judge, Restore, Trial, folds_as_trials
+from .output_errors import OutputErrors
+from .verdict import answers
 
 FIRST_SHARE = 0.08
 """Share of the multiply-accumulates that is taken away first."""
 LEAST_SHARE = 0.005
 PRECISION = 0.15
 """Where the search ends: a share of the share that is too much."""
+
+
+Restore = Callable[[Plan, Calibration | None], Model]
+"""Makes the result of a plan from a calibration."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One way to try a plan: restore it from a `calibration`, judge it on `samples`."""
+
+    calibration: Calibration | None
+    samples: SampleSet
+
+
+class Judge:
+    """What a plan costs in points of accuracy: `restore` makes the result of a plan from a calibration."""
+
+    def __init__(
+        self,
+        original: Model,
+        restore: Restore,
+        trials: Sequence[Trial],
+        runtime: RunOptions,
+    ) -> None:
+        self._original, self._restore, self._trials, self._runtime = original, restore, trials, runtime
+
+    @cached_property
+    def _before(self) -> ort.InferenceSession:
+        return open_session(self._original, self._runtime)
+
+    def loss(self, plan: Plan) -> float:
+        """Points of accuracy: measured where the samples have labels, else the upper end of the interval of those
+        expected; for outputs that are no classes the share of their energy that is error, in per cent."""
+        before = self._before
+        outputs: dict[str, OutputErrors] = {}
+        for trial in self._trials:
+            after = open_session(self._restore(plan, trial.calibration), self._runtime)
+            least = len(next(iter(next(feed_batches(before, trial.samples.inputs, 1)).values())))
+            comparison = Comparison(trial.samples, least, outputs)
+            comparison.run(before, after)
+            first, second = comparison.accuracy("before"), comparison.accuracy("after")
+            if first is not None and second is not None:
+                return 100 * (first - second)
+        return max((_points(each) for each in outputs.values()), default=0.0)
 
 
 def judge_of(
@@ -41,6 +93,17 @@ def judge_of(
     else:
         trials = [Trial(calibration, judging.deciding())]
     return Judge(original, restore, trials, planner.runtime)
+
+
+def folds_as_trials(calibration: Calibration) -> list[Trial]:
+    """One trial for each fold, restored from it and judged on the others; of a single fold, on the very samples."""
+    found = []
+    for fold in range(calibration.fold_count):
+        folds = zip(calibration.batches, calibration.folds, strict=True)
+        judged = [batch for batch, each in folds if each != fold or calibration.fold_count == 1]
+        arrays = {name: np.concatenate([batch[name] for batch in judged]) for name in judged[0]}
+        found.append(Trial(calibration.only(fold), SampleSet(arrays, None, calibration.source)))
+    return found
 
 
 def within_drop(planner: Planner, targets: Sequence[Budget], judge: Judge) -> Plan:
@@ -87,3 +150,11 @@ def within_drop(planner: Planner, targets: Sequence[Budget], judge: Judge) -> Pl
             f"expected to lose up to {allowed:g} (--target drop={allowed:g}% allows that; more samples narrow it down)"
         )
     return found
+
+
+def _points(errors: OutputErrors) -> float:
+    """What one output lost, in points of accuracy or per cent of its energy."""
+    found = errors.result()
+    if found.classes is not None and answers(found.classes, found.shape[1]):
+        return 100 * found.classes.expected_loss_interval[1]
+    return 100 * found.error_share

@@ -20,8 +20,7 @@ SHARES = (0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.5, 0.4)
 class PlannedGroup:
     """One group. `producers`: node names; `macs`: of its producers and consumers; `removed`: how many units are to go,
     which may be changed by hand, the first ones of `order`; `curve`: numbers of units and what the outputs are expected
-    to move by without them (`selection.sensitivity.Curve`, weighed by `evaluation.correction`); `reason`: why none may
-    go, None where they may."""
+    to move by without them (`selection.sensitivity.Curve`); `reason`: why none may go, None where they may."""
 
     name: str
     producers: tuple[str, ...]

@@ -12,7 +12,7 @@ import onnx
 import onnxruntime as ort
 
 from ..budgets import DROP, budgets
-from ..calibration.samples import EXPECTED, Calibration
+from ..calibration.samples import EXPECTED
 from ..calibration.samples_used import SamplesUsed
 from ..calibration.synthetic import AUTO
 from ..calibration.user_samples import Source, check_source, source_name
@@ -31,7 +31,6 @@ from .planned import FrontierPoint, frontier_points, planned_groups
 from .preparation import Preparation
 from .records import Versions
 from .rounds import in_two_rounds
-from .trials import across_folds
 from .validation import compare
 
 MEASURED = (0.9, 0.8, 0.7)
@@ -95,13 +94,7 @@ class _Planning:
             for point, counts in frontier_points(planner, planner.counts)
         )
         try:
-            moved = across_folds(prepared.source, self._restored, calibration, options.run)
-            chosen = in_two_rounds(
-                planner,
-                options.prune.targets,
-                lambda plan: analysed(self._restored(plan, calibration), options),
-                moved,
-            )
+            chosen = in_two_rounds(planner, options.prune.targets, lambda plan: analysed(self._restored(plan), options))
         except NothingToRemove:
             if self._asked:
                 raise
@@ -120,11 +113,13 @@ class _Planning:
 
     def _tried(self, point: FrontierPoint, plan: Plan) -> FrontierPoint:
         """The point with how far the outputs move, on samples that nothing was fitted to."""
-        prepared, restored = self._prepared, self._restored(plan, self._calibration)
+        prepared, restored = self._prepared, self._restored(plan)
         compared = compare(prepared.source, restored, prepared.judging.samples, prepared.options.run, timed=False)
         return replace(point, measured=compared.divergence)
 
-    def _restored(self, plan: Plan, calibration: Calibration | None) -> Model:
+    def _restored(self, plan: Plan) -> Model:
         prepared, options = self._prepared, self._prepared.options
-        task = RestoreTask(prepared.analysis, plan, options.prune, options.run, calibration, prepared.telling.layer)
+        task = RestoreTask(
+            prepared.analysis, plan, options.prune, options.run, self._calibration, prepared.telling.layer
+        )
         return prepared.restoration.restore(task).model

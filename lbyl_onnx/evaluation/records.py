@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -195,14 +195,10 @@ class Validation:
 
     @property
     def divergence(self) -> float:
-        """How far the outputs moved (`mean_divergence`)."""
-        return mean_divergence(self.outputs)
-
-
-def mean_divergence(outputs: Sequence[OutputComparison]) -> float:
-    """How far outputs moved: the divergence of classes, or the error's share of the energy, averaged over them."""
-    moved = [output.error_share if output.classes is None else output.classes.divergence for output in outputs]
-    return float(np.mean(moved)) if moved else 0.0
+        """How far the outputs moved: the divergence of classes, or the error's share of the energy, averaged over the
+        outputs."""
+        moved = [output.error_share if output.classes is None else output.classes.divergence for output in self.outputs]
+        return float(np.mean(moved)) if moved else 0.0
 
 
 @dataclass(frozen=True, repr=False)

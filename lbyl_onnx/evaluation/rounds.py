@@ -1,5 +1,4 @@
-"""Plans in two rounds: half of what the budgets take is cut and restored, and the rest is planned from there, and
-corrected by what results do."""
+"""Plans in two rounds: half of what the budgets take is cut and restored, and the rest is planned from there."""
 
 from __future__ import annotations
 
@@ -14,7 +13,6 @@ from ..errors import MeasurementFailed, ValidationFailed
 from ..selection.allocation import Limit, OutOfReach
 from ..selection.plan import Plan
 from ..selection.planner import Planner
-from .correction import Moved, corrected
 
 FIRST_ROUND = 0.5
 """Share of what the budgets take that goes in the first round."""
@@ -23,14 +21,12 @@ Result = Callable[[Plan], Analysis]
 """The channel groups of what a plan makes of the model, restored."""
 
 
-def in_two_rounds(planner: Planner, targets: Sequence[Budget], result: Result, moved: Moved | None) -> Plan:
-    """A plan within the budgets, for which sensitivities are measured again on the result of a first round, and
-    corrected by how far results are `moved`, both once. Raises NothingToRemove where a budget is out of reach."""
-    if not planner.options.by_sensitivity:
-        return planner.plan(targets)
-    if not planner.looked_again:
+def in_two_rounds(planner: Planner, targets: Sequence[Budget], result: Result) -> Plan:
+    """A plan within the budgets, for which sensitivities are measured again on the result of a first round. Raises
+    NothingToRemove where a budget is out of reach."""
+    if planner.options.by_sensitivity and not planner.looked_again:
         _look_again(planner, planner.limits(targets), result)
-    return planner.plan(targets) if moved is None or planner.factors else corrected(planner, targets, moved)
+    return planner.plan(targets)
 
 
 def _look_again(planner: Planner, limits: list[Limit], result: Result) -> None:

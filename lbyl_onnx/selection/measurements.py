@@ -28,14 +28,6 @@ class Known:
     ranked: Mapping[int, Ranked]
     curves: Mapping[int, Curve]
 
-    def weighed(self, factors: Mapping[int, float]) -> Known:
-        """The same with the curves of some groups times a factor."""
-        if not factors:
-            return self
-        return replace(
-            self, curves={number: curve.times(factors.get(number, 1.0)) for number, curve in self.curves.items()}
-        )
-
 
 class Measurements:
     """One model's groups, ranked and tried; `most`: how many units each may lose; `followed`: whether heavier cuts were

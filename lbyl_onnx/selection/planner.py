@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -38,8 +38,7 @@ HALVINGS = 12
 class Planner:
     """Ranked groups, what their units are worth to the output, and what everything costs.
 
-    `latency_factor`: by how much measured latencies are longer than predicted ones; `factors`: by how much more than
-    was measured of them alone groups move the outputs. Raises MeasurementFailed where
+    `latency_factor`: by how much measured latencies are longer than predicted ones. Raises MeasurementFailed where
     activations cannot be measured.
     """
 
@@ -58,7 +57,6 @@ class Planner:
         self._latency: LatencyModel | None = None
         self.latency_factor = 1.0
         self._coarse, self._hurried = False, False
-        self.factors: Mapping[int, float] = {}
         self._ratio = None if isinstance(options.ratio, str) else options.ratio
         exact = not options.by_sensitivity and options.allocation != GLOBAL and not options.targets
         most = uniform_counts(analysis, reasons, self._ratio or 0.0, options.round_to or 1) if exact else self._most()
@@ -72,7 +70,7 @@ class Planner:
         """Plan for other targets from here on, as if there had been none before; what was measured of the model itself
         is kept."""
         self.options = replace(self.options, targets=targets)
-        self.latency_factor, self._coarse, self._hurried, self.factors = 1.0, False, False, {}
+        self.latency_factor, self._coarse, self._hurried = 1.0, False, False
         self._first.begin()
         self._last, self._gone = self._first, self._none
 
@@ -137,11 +135,10 @@ class Planner:
     @property
     def known(self) -> Known:
         """Rankings and sensitivities of the groups."""
-        found = self._first.known
-        if self.looked_again:
-            left = [group.units for group in self._last.analysis.groups]
-            found = continued(self.analysis, self._gone, found, self._last.known, left)
-        return found.weighed(self.factors)
+        if self._last is self._first:
+            return self._first.known
+        left = [group.units for group in self._last.analysis.groups]
+        return continued(self.analysis, self._gone, self._first.known, self._last.known, left)
 
     def look_again(self, later: Analysis, gone: np.ndarray) -> None:
         """Rank and try what is left in `later`, the result of the plan that removes `gone`; once, and only where it
@@ -203,10 +200,6 @@ class Planner:
     def divergence(self, counts: np.ndarray) -> float:
         """What the outputs are expected to move by, were the groups' shares to add up."""
         return float(sum(curve.at(counts[number]) for number, curve in self.known.curves.items() if counts[number]))
-
-    def correct(self, factors: Mapping[int, float]) -> None:
-        """Expect so many times as much of single groups, by number, as was measured of them alone."""
-        self.factors = factors
 
     def _by_sensitivity(self, limits: list[Limit]) -> np.ndarray:
         """Units that go. Where that is out of reach, heavier cuts are measured too, and any number of units may go,

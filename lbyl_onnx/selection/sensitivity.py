@@ -72,10 +72,6 @@ class Curve:
         found = np.where(counts < points[0], early, late)
         return np.where(counts > points[-1], np.inf, found)
 
-    def times(self, factor: float) -> Curve:
-        """The same where outputs move so many times as far."""
-        return Curve(self.removed, factor * self.divergence)
-
 
 def sensitivities(
     analysis: Analysis,

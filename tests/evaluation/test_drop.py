@@ -15,9 +15,8 @@ from lbyl_onnx.calibration.user_samples import SampleSet
 from lbyl_onnx.compression import compress
 from lbyl_onnx.errors import NothingToRemove, ValidationFailed
 from lbyl_onnx.evaluation import judging, latency
-from lbyl_onnx.evaluation.drop import LEAST_SHARE, PRECISION, judge_of, within_drop
+from lbyl_onnx.evaluation.drop import LEAST_SHARE, PRECISION, Judge, Trial, folds_as_trials, judge_of, within_drop
 from lbyl_onnx.evaluation.judging import Judging
-from lbyl_onnx.evaluation.trials import Judge, Trial, folds_as_trials
 from lbyl_onnx.evaluation.validation import compare
 from lbyl_onnx.model.reading import load
 from lbyl_onnx.model.session import open_session, run_batches

@@ -50,25 +50,25 @@ def result(plan):
 
 def test_half_goes_first_and_the_rest_is_planned_from_there():
     planner = MadeUpPlanner()
-    assert in_two_rounds(planner, budgets({"macs": 0.6}), result, None) == (400, True)
+    assert in_two_rounds(planner, budgets({"macs": 0.6}), result) == (400, True)
     assert planner.seen == [("what 200 leave", 200)] and FIRST_ROUND == 0.5
 
 
 def test_a_second_plan_does_not_look_a_third_time():
     planner = MadeUpPlanner()
-    in_two_rounds(planner, budgets({"macs": 0.6}), result, None)
-    assert in_two_rounds(planner, budgets({"macs": 0.5}), result, None) == (500, True)
+    in_two_rounds(planner, budgets({"macs": 0.6}), result)
+    assert in_two_rounds(planner, budgets({"macs": 0.5}), result) == (500, True)
     assert len(planner.seen) == 1
 
 
 def test_where_all_groups_lose_the_same_there_is_one_round():
     planner = MadeUpPlanner(uniform=True)
-    assert in_two_rounds(planner, budgets({"macs": 0.6}), result, None) == (400, False)
+    assert in_two_rounds(planner, budgets({"macs": 0.6}), result) == (400, False)
 
 
 def test_where_nothing_has_to_go_there_is_no_first_round():
     planner = MadeUpPlanner()
-    assert in_two_rounds(planner, budgets({"macs": 1.0}), result, None) == (0, False)
+    assert in_two_rounds(planner, budgets({"macs": 1.0}), result) == (0, False)
 
 
 @pytest.mark.parametrize("error", [MeasurementFailed("no runtime"), ValidationFailed("not finite")])
@@ -76,11 +76,11 @@ def test_a_first_result_that_cannot_be_measured_changes_nothing(error):
     def fails(plan):
         raise error
 
-    assert in_two_rounds(MadeUpPlanner(), budgets({"macs": 0.6}), fails, None) == (400, False)
+    assert in_two_rounds(MadeUpPlanner(), budgets({"macs": 0.6}), fails) == (400, False)
 
 
 def test_what_is_out_of_reach_is_said_of_the_whole_budget():
     with pytest.raises(NothingToRemove, match="cannot be below 600"):
-        in_two_rounds(MadeUpPlanner(most=400), budgets({"macs": 0.5}), result, None)
+        in_two_rounds(MadeUpPlanner(most=400), budgets({"macs": 0.5}), result)
     with pytest.raises(NothingToRemove, match="cannot be below 900"):
-        in_two_rounds(MadeUpPlanner(most=100), budgets({"macs": 0.5}), result, None)
+        in_two_rounds(MadeUpPlanner(most=100), budgets({"macs": 0.5}), result)
