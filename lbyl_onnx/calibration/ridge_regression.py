@@ -149,11 +149,12 @@ class RowMoments:
         self._folds = [_Sums(groups, outputs, inputs, capacity) for _ in range(folds)]
         self._origin: tuple[np.ndarray, ...] = ()
 
-    def add(self, x: np.ndarray, y: np.ndarray, fold: int = 0) -> None:
-        """Rows x (groups, rows, inputs) with outputs y (rows, groups x outputs)."""
-        if len(y) == 0:
+    def add(self, x: np.ndarray, y: np.ndarray | None = None, fold: int = 0) -> None:
+        """Rows x (groups, rows, inputs) with outputs y (rows, groups x outputs), None where there are none."""
+        groups, count, _ = x.shape
+        if count == 0:
             return
-        pair = x, np.moveaxis(y.reshape(len(y), len(x), y.shape[1] // len(x)), 1, 0)
+        pair = x, x[..., :0] if y is None else np.moveaxis(y.reshape(count, groups, -1), 1, 0)
         if not self._origin:
             self._origin = tuple(rows[:, :ORIGIN_ROWS].mean(axis=1, keepdims=True, dtype=np.float32) for rows in pair)
         self._folds[fold].add(pair, self._origin)

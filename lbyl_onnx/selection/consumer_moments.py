@@ -10,7 +10,6 @@ from ..calibration.im2col import sample_rows
 from ..calibration.ridge_regression import RowMoments
 from ..calibration.samples import Calibration
 from ..calibration.staged_run import CalibratedRun
-from ..calibration.statistics import sums
 from ..channels.features import by_channel
 from ..channels.groups import WeightAxis
 from ..channels.pooling import before_pooling
@@ -22,7 +21,6 @@ MAX_ROWS, ROW_ELEMENTS = 16384, 2**22
 """Rows that moments rest on at most, or as many as hold so many elements, whichever is more."""
 ROWS_PER_UNIT = 4
 """Rows that moments of a pooled input should rest on, for each unit."""
-ORIGIN_ROWS = 256
 WHOLE_INPUTS = 2304
 """Longest row whose inputs are all measured against one another; of longer ones, only the group's units."""
 WHOLE_ROWS, WHOLE_ROWS_PER_INPUT = 4096, 3
@@ -46,8 +44,7 @@ class ConsumerMoments:
 
     def add(self, rows: np.ndarray, fold: int = 0) -> None:
         """Rows (positions, channels) of the consumer's input."""
-        values = by_channel(rows, self._features)
-        self._moments.add(values[None], np.empty((len(values), 0), np.float32), fold)
+        self._moments.add(by_channel(rows, self._features)[None], fold=fold)
 
     @property
     def finite(self) -> bool:
@@ -147,17 +144,14 @@ class Measuring:
             return moments.reading
         space = self._analysis.probe.tensors[layer.name].shape[2:] if layer.is_convolution else ()
         wanted = max(WHOLE_ROWS, WHOLE_ROWS_PER_INPUT * inputs)
-        total, gram, count = np.zeros(inputs), np.zeros((inputs, inputs), np.float32), 0
-        origin = np.zeros(inputs, np.float32)
+        whole = RowMoments(1, 0, inputs)
         first = [number for number, fold in enumerate(self._calibration.folds) if fold == moments.folds[0]]
         for value in self.run.batches(layer.data, first):
             positions = len(value) * math.prod(space) if layer.is_convolution else value.size // value.shape[-1]
             share = min(positions, wanted // len(first) + 1)
             chosen = self._rng.choice(positions, share, replace=False)
-            (rows,) = sample_rows(layer, value, weight.shape[2:], chosen, (len(value), 0, *space))
-            origin = origin if count else rows[:ORIGIN_ROWS].mean(axis=0, dtype=np.float32)
-            rows = rows.astype(np.float32, copy=False) - origin
-            total, gram, count = total + sums(rows), gram + rows.T @ rows, count + len(rows)
-        mean = total / max(count, 1)
-        covariance = gram / np.float32(max(count, 1)) - np.outer(mean, mean).astype(np.float32)
-        return Reading(consumer, mean + origin, covariance, whole=True)
+            whole.add(sample_rows(layer, value, weight.shape[2:], chosen, (len(value), 0, *space)))
+        if not whole.folds.size:
+            return moments.reading
+        found = whole.central(whole.folds)
+        return Reading(consumer, found.x[0], found.xx[0].astype(np.float32, copy=False), whole=True)
