@@ -22,7 +22,7 @@ MAX_VALUE_SIZE = 4096
 SMALL_STEP, LARGE_STEP = 8, 32
 """How much a dynamic size grows from one run to the other, below LARGE_STEP and from there on."""
 _SHAPE_SUFFIX = "__lbyl_shape"
-_WITHOUT_SHAPE = tuple(f"tensor({name})" for name in ("int2", "uint2", "int4", "uint4"))
+_WITHOUT_SHAPE = tuple(f"tensor({name})" for name in ("int2", "uint2", "int4", "uint4", "float8e8m0"))
 """Types that onnxruntime's Shape does not take."""
 _Shapes = dict[str, tuple[int, ...]]
 
