@@ -135,7 +135,7 @@ class Planner:
     @property
     def known(self) -> Known:
         """Rankings and sensitivities of the groups."""
-        if self._last is self._first:
+        if not self.looked_again:
             return self._first.known
         left = [group.units for group in self._last.analysis.groups]
         return continued(self.analysis, self._gone, self._first.known, self._last.known, left)
