@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..errors import ValidationFailed, counted
+from ..errors import ValidationFailed
 from ..options import Limits
 from .records import ClassComparison, OutputComparison, Validation, Verdict
 
@@ -38,10 +38,9 @@ def _of_output(output: OutputComparison, drop: float | None) -> Verdict:
     if classes is not None and answers(classes, output.shape[1]):
         if drop is not None:
             return Verdict(_level(drop), f"it lost {100 * drop:.1f} points of accuracy")
-        low, high = classes.expected_loss_interval
-        points = counted(round(100 * classes.expected_loss), "point")
+        lost, low, high = (100 * each for each in (classes.expected_loss, *classes.expected_loss_interval))
         reason = (
-            f"it is expected to lose {points} of accuracy ({100 * low:.0f} to {100 * high:.0f}), and "
+            f"it is expected to lose {lost:.1f} points of accuracy ({low:.1f} to {high:.1f}), and "
             f"{100 * classes.agreement:.0f} % of its answers are the original's"
         )
         return Verdict(_level(classes.expected_loss), reason)
