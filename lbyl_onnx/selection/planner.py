@@ -26,7 +26,7 @@ MOST_REMOVED = 0.875
 """Share of a group's units that may go."""
 SMALL_BLOCKS = (8, 4)
 """Blocks for groups of fewer than LEAST_BLOCKS of the kernels' own."""
-LEAST_BLOCKS = 3
+LEAST_BLOCKS = 4
 SMALLEST_GROUP = 8
 """Units below which a group is left whole, unless a rounding is asked for."""
 FASTER = 0.95

@@ -193,7 +193,7 @@ def test_by_default_groups_keep_what_kernels_want_and_small_ones_all():
     assert left == [[64, 48, 32, 16], [32, 24, 16, 8], [20, 16, 12, 8, 4], [6]]
 
 
-@pytest.mark.parametrize(("units", "block"), [(48, 16), (47, 8), (24, 8), (23, 4), (8, 4), (7, 7)])
+@pytest.mark.parametrize(("units", "block"), [(64, 16), (63, 8), (32, 8), (31, 4), (8, 4), (7, 7)])
 def test_blocks_by_the_size_of_groups(units, block):
     ours = planned(lambda graph: two_layers(graph, units))
     assert ours._block(ours.analysis.groups[0]) == block
