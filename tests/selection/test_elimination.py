@@ -510,9 +510,10 @@ def measured_in_folds(rows, weight, fold_of, folds=2, rows_are_samples=False):
 
 def held_out_loss(rows, weight, fold_of, removed, judging):
     """The mean square error that is left of a consumer's outputs when the other units stand in for the `removed` ones
-    in each fold of `judging` as fits to all other folds say, straight from the rows; by the best of the ridges."""
+    in each fold of `judging` as fits to all other folds say, straight from the rows; by the ridge that is found
+    downhill, as errors may have two valleys."""
     kept = np.setdiff1d(np.arange(rows.shape[1]), removed)
-    by_ridge = []
+    by_ridge = {}
     for ridge in elimination.FIT_RIDGES:
         shares = []
         for fold in judging:
@@ -526,8 +527,8 @@ def held_out_loss(rows, weight, fold_of, removed, judging):
             transfer = np.linalg.lstsq(system, wanted, rcond=None)[0]
             missing = (judged[:, removed] - judged[:, kept] @ transfer) @ weight[:, removed].T
             shares.append((missing**2).sum() / len(judged))
-        by_ridge.append(np.mean(shares))
-    return min(by_ridge)
+        by_ridge[ridge] = np.mean(shares)
+    return elimination.downhill(by_ridge.__getitem__, elimination.FIT_RIDGES, elimination.FIRST_TRIED)[1]
 
 
 def held_out_errors(consumers, fold_of, removed):
