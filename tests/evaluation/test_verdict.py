@@ -140,6 +140,7 @@ def test_scores_that_say_no_more_than_chance_are_judged_by_their_signal(classes)
 def test_reasons_tell_the_numbers():
     found = verdict((output(0.123, agreement=0.77),)).reason
     assert "12.3 points of accuracy (6.2 to 24.6)" in found and "77 %" in found
+    assert "lose 1.2 points of accuracy" in verdict((output(0.012),)).reason
     assert "12.5 points" in verdict((output(0.0),), (0.9, 0.775)).reason
     found = verdict((output(sqnr=7.26, name="mask"),)).reason
     assert "'mask'" in found and "7.3 dB" in found
