@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lbyl_onnx.calibration import ridge_regression
-from lbyl_onnx.calibration.ridge_regression import FIRST_TRIED, STRENGTHS, RowMoments
+from lbyl_onnx.calibration.ridge_regression import FIRST_TRIED, STRENGTHS, RowMoments, downhill
 from lbyl_onnx.calibration.statistics import channel_statistics, within
 
 RIDGE = 1e-2
@@ -451,6 +451,23 @@ def test_folds_of_rows_that_do_not_vary(make):
     fitted = in_folds(make((1, 20, 4)), np.ones((20, 2)), np.arange(20) % 2).solve(present, True)
     np.testing.assert_allclose(fitted.matrix, present)
     assert fitted.error == pytest.approx(0, abs=1e-6) and np.isfinite(fitted.condition)
+
+
+@given(floor=st.integers(0, 7), first=st.integers(0, 6), slope=st.floats(0.1, 10), few=st.floats(0.1, 10))
+def test_downhill_leads_to_the_floor_of_a_valley(floor, first, slope, few):
+    errors = [slope * (floor - at) if at < floor else few * (at - floor) for at in range(8)]
+    assert downhill(errors.__getitem__, range(8), first) == (floor, 0)
+
+
+@pytest.mark.parametrize(("errors", "floor"), [([4, 5, 3, 2, 6, 0], 3), ([4, 5, 9, 0], 0), ([1, 2, 2, 0], 0)])
+def test_downhill_climbs_no_hill_to_a_deeper_valley(errors, floor):
+    assert downhill(errors.__getitem__, range(len(errors)), 1) == (floor, errors[floor])
+
+
+def test_downhill_computes_no_error_twice():
+    error = mock.Mock(side_effect=[5, 4, 3, 7].__getitem__)
+    downhill(error, range(4), 0)
+    assert sorted(call.args[0] for call in error.call_args_list) == [0, 1, 2, 3]
 
 
 def test_single_precision_chooses_as_double_precision_does(monkeypatch):
