@@ -85,7 +85,16 @@ def test_a_worker_that_breaks_off_is_told_of(lbyl, models, tmp_path):
     assert err.endswith("error: 1 result could not be made; start the same sweep again\n")
 
 
+@pytest.fixture
+def interruptible():
+    """Commands that are started heed SIGINT, also where the tests run in a shell's background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGINT")
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupted_sweep_goes_on(lbyl, models, tmp_path):
     out = tmp_path / "out"
     targets = [text for share in (0.9, 0.8, 0.7, 0.6) for text in ("--target", f"macs={share}")]
