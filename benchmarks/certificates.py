@@ -104,7 +104,8 @@ def main() -> None:
     tables = [certificates(draws), union_bound(draws)]
     tables.append(bounds(load(ROOT / "models" / "digits_cnn_folded.onnx"), digits, draws))
     if (SHARED / "models").exists():
-        tables.append(bounds(*fashion(SHARED.joinpath, SAMPLES), draws))
+        network, images = fashion(SHARED.joinpath, SAMPLES)
+        tables.append(bounds(network, images, draws))
     for table in tables:
         for line in table:
             print(line, flush=True)

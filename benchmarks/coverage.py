@@ -23,7 +23,7 @@ from lbyl_onnx.model.initializers import unshare
 from lbyl_onnx.model.model import Model
 from lbyl_onnx.model.session import open_session, run
 from lbyl_onnx.options import PruneOptions, RunOptions, SampleOptions
-from lbyl_onnx.selection.plan import choose, rank, reasons_to_leave
+from lbyl_onnx.selection.plan import choose, rank, reasons_to_leave, uniform_counts
 
 sys.path.insert(0, str(ROOT / "tests"))
 from masking import masked
@@ -59,7 +59,9 @@ def cover(model: Model, ratio: float, scope: str) -> Coverage | None:
     analysis = analyse(working := unshare(model)[0], probe(working))
     chosen = PruneOptions(ratio, criterion="l2", restore="none", scope=scope)
     reasons = reasons_to_leave(analysis, chosen)
-    kept = choose(analysis, reasons, chosen, rank(analysis, reasons, chosen, RunOptions(), None)).kept
+    counts = uniform_counts(analysis, reasons, ratio)
+    ranked = rank(analysis, reasons, counts, chosen, RunOptions(), None)
+    kept = choose(analysis, reasons, ranked, counts).kept
     return Coverage(
         parameters=100 * (1 - after.parameters / before.parameters),
         macs=100 * (1 - after.macs / before.macs),

@@ -48,8 +48,8 @@ def point(model: str, ratio: float, samples: str, validation: Validation | None,
     """A run as a point."""
     assert validation is not None and validation.verdict is not None
     classes = next(output.classes for output in validation.outputs if output.classes is not None)
-    ends = (classes.expected_loss, *classes.expected_loss_interval)
-    return Point(model, ratio, samples, *(100 * end for end in ends), actual, validation.verdict.level)
+    expected, low, high = (100 * end for end in (classes.expected_loss, *classes.expected_loss_interval))
+    return Point(model, ratio, samples, expected, low, high, actual, validation.verdict.level)
 
 
 def real_networks(ratios: list[float]) -> Iterator[Point]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 from chart import Row, header, line, plot
@@ -47,7 +48,7 @@ class Classifier:
         content = model.to_proto().SerializeToString()
         return self.tool.top1(content, self.images[which], self.classes[which], self.scaling)
 
-    def compressed(self, ratio: float, calibration: str | dict[str, np.ndarray] = "auto", **options: str) -> Model:
+    def compressed(self, ratio: float, calibration: str | dict[str, np.ndarray] = "auto", **options: Any) -> Model:
         """The network without so many of its filters."""
         scale = SCALINGS[self.scaling] if isinstance(calibration, str) else None
         found = compress(

@@ -39,8 +39,8 @@ def measure(path: Path, options: argparse.Namespace, threads: int) -> tuple[floa
         )
     except NothingToRemove:
         return None
-    sessions = [open_session(each, RunOptions("cpu", threads)) for each in (model, result.compressed)]
-    before, after = latencies(*sessions, synthetic_inputs(model, 1, SampleOptions()), []).medians
+    old, new = (open_session(each, RunOptions("cpu", threads)) for each in (model, result.compressed))
+    before, after = latencies(old, new, synthetic_inputs(model, 1, SampleOptions()), []).medians
     return result.report.output.macs / max(result.report.input.macs, 1), after / before
 
 

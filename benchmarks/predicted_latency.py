@@ -87,8 +87,8 @@ def main() -> None:
     for threads in options.threads:
         found: dict[int, list[tuple[float, float, float]]] = defaultdict(list)
         for path in sorted(path for path in require("realworld").glob("*.onnx") if options.only in path.stem):
-            for multiple, *values in measured(path, threads, options.plans):
-                found[multiple].append(tuple(values))
+            for multiple, predicted, by_macs, timed in measured(path, threads, options.plans):
+                found[multiple].append((predicted, by_macs, timed))
         header = (
             f"multiples of ({threads} threads)",
             "plans",

@@ -22,6 +22,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Literal
 
 os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"))  # one process on each core
 
@@ -46,7 +47,7 @@ RESTORED = ("none", "moments")
 CALIBRATION = 256
 TUNING_SEED = 100
 ONE_POINT = 1.0
-TRIED = {
+TRIED: dict[str, list[tuple[float, ...]]] = {
     "l1": [(0.001,), (0.002,), (0.004,), (0.008,), (0.016,)],
     "receding": [(0.03, 2.0), (0.06, 2.0), (0.12, 2.0), (0.25, 3.0), (0.6, 3.0)],
 }
@@ -87,7 +88,9 @@ def measure(task: Task) -> Found:
     network = train(task, known)
     model = exported(fold(network), known.pixels.shape[1:])
     given = {"image": known.pixels[:CALIBRATION]}
-    ways: list[tuple[str, str, float | str]] = [("global", "bn-scale", ratio) for ratio in (*RATIOS, "auto")]
+    ways: list[tuple[str, str, float | Literal["auto"]]] = [
+        ("global", "bn-scale", ratio) for ratio in (*RATIOS, "auto")
+    ]
     if task.penalty == "none":
         ways += [("uniform", "l2", ratio) for ratio in RATIOS]
     after: dict[tuple[str, float | str, str], float] = {}

@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -33,7 +34,7 @@ def network(nodes: int, channels: int) -> onnx.ModelProto:
         weights.append(numpy_helper.from_array(value, f"w{len(weights)}"))
         return weights[-1].name
 
-    def node(op: str, *inputs: str, **attributes: object) -> str:
+    def node(op: str, *inputs: str, **attributes: Any) -> str:
         name = f"{op.lower()}_{len(made)}"
         made.append(helper.make_node(op, list(inputs), [name], name=name, **attributes))
         return name
