@@ -18,7 +18,7 @@ from onnx import TensorProto
 from ..errors import ModelError, UsageError, counted
 from ..options import RunOptions
 from .model import Model
-from .nodes import walk
+from .nodes import reads, walk
 from .providers import FATAL_ONLY, PROVIDERS, cuda_missing, resolve
 
 DEFAULTS = RunOptions()
@@ -126,16 +126,18 @@ def _refusal(model: Model, options: RunOptions, error: Exception) -> str:
 
 
 def _split_weights(model: Model) -> tuple[onnx.ModelProto, dict[str, tuple[np.ndarray, int]]]:
-    """A proto with small weights inline and large ones by name only, and those large ones with their type."""
+    """A proto with small weights inline and large ones by name only, and those large ones with their type. What nothing
+    reads is inline too: onnxruntime forgets it, and then misses the name."""
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)
+    read = {name for node in proto.graph.node for name in reads(node)} | {value.name for value in proto.graph.output}
     large = {}
     for initializer in proto.graph.initializer:
         name, data_type = initializer.name, initializer.data_type
         array = model.weights.get(name)
         if array is None:
             continue
-        if array.nbytes < INLINE_BYTES:
+        if array.nbytes < INLINE_BYTES or name not in read:
             initializer.raw_data = array.tobytes()
             continue
         large[name] = np.require(array, requirements=["C", "A"]), data_type

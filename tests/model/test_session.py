@@ -88,6 +88,21 @@ def test_bfloat16_inputs_and_outputs():
     np.testing.assert_array_equal(z.astype(np.float32), y)
 
 
+@pytest.mark.parametrize("optimise", [True, False])
+def test_a_model_with_a_large_weight_that_nothing_reads_opens(optimise):
+    """onnxruntime forgets it before it looks for it."""
+    model, x = linear(), samples(5)
+    (expected,) = run(open_session(model), {"x": x})
+    model.add("unread", samples(64))
+    np.testing.assert_array_equal(run(open_session(model, optimise=optimise), {"x": x})[0], expected)
+
+
+def test_a_large_weight_may_be_an_output():
+    model = linear()
+    model.proto.graph.output.add().CopyFrom(helper.make_tensor_value_info("w", TensorProto.FLOAT, [64, 10]))
+    np.testing.assert_array_equal(run(open_session(model), {"x": samples(1)})[1], model.weights["w"])
+
+
 def test_weights_used_inside_a_subgraph_and_listed_as_inputs():
     weight = samples(1, 1024)[0]
     branches = {
