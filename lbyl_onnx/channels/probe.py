@@ -86,20 +86,30 @@ def _unshown(model: Model, failure: ModelError | None, advice: str = "") -> Noth
 def _attempts(
     specs: tuple[InputSpec, ...], shapes: Mapping[str, tuple[int, ...]] | None
 ) -> list[tuple[_Shapes, _Shapes | None]]:
-    """Input shapes to run at, and others to compare with: all dynamic sizes changed, the batch alone, nothing."""
+    """Input shapes to run at, and others to compare with: all dynamic sizes changed, all but one, which a model may
+    take as it was exported, the batch alone, nothing."""
     one, two, three = (concrete_shapes(specs, batch, shapes=shapes) for batch in (1, 2, 3))
     if not any(None in spec.shape for spec in specs):
         return [(one, None)]
-    grown = {
-        spec.name: tuple(
-            size + (SMALL_STEP if size < LARGE_STEP else LARGE_STEP)
-            if declared is None and axis not in (0, spec.channel_axis)
-            else size
-            for axis, (declared, size) in enumerate(zip(spec.shape, three[spec.name], strict=True))
-        )
+    free = [
+        (spec.name, axis)
         for spec in specs
+        for axis, declared in enumerate(spec.shape)
+        if declared is None and axis not in (0, spec.channel_axis)
+    ]
+    others = [[each for each in free if each != fixed] for fixed in free] if len(free) > 1 else []
+    return [*((two, _grown(three, axes)) for axes in [free, *others]), (two, three), (one, None)]
+
+
+def _grown(shapes: _Shapes, axes: list[tuple[str, int]]) -> _Shapes:
+    """The shapes with these axes, of inputs by name, larger."""
+    return {
+        name: tuple(
+            size + (SMALL_STEP if size < LARGE_STEP else LARGE_STEP) if (name, axis) in axes else size
+            for axis, size in enumerate(shape)
+        )
+        for name, shape in shapes.items()
     }
-    return [(two, grown), (two, three), (one, None)]
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from ..calibration.runnable_sizes import at_runnable_sizes
 from ..channels.groups import Analysis, ChannelGroup, analyse
 from ..channels.macs import mac_factors, node_macs
 from ..channels.probe import probe
@@ -39,8 +40,8 @@ def inspect(
         ModelError: the model is invalid or onnxruntime refuses it.
         UsageError: the shapes do not fit.
     """
-    options, runtime = SampleOptions(shapes=shapes or {}), RunOptions(custom_ops_library=custom_ops_library)
-    source = load(model)
+    source, runtime = load(model), RunOptions(custom_ops_library=custom_ops_library)
+    options = at_runnable_sizes(source, SampleOptions(shapes=shapes or {}), runtime)
     working, _ = unshare(source)
     analysis = analyse(working, probe(working, options.shapes, runtime))
     whole = np.ones(analysis.classes.count, bool)

@@ -9,6 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
+from ..calibration.runnable_sizes import at_runnable_sizes, sizes_found
 from ..calibration.samples import Calibration, calibrate, is_made_up
 from ..calibration.user_samples import Source
 from ..errors import MeasurementFailed, ModelError, UsageError, counted
@@ -43,13 +44,15 @@ class Preparation:
         self, source: Model, options: Options, given: Source, evaluation: Source | None, telling: Telling
     ) -> None:
         started = time.perf_counter()
+        named = options.samples.shapes
+        options = replace(options, samples=at_runnable_sizes(source, options.samples, options.run))
         self.source, self.options, self.telling = source, options, telling
         judging = Judging(source, given, evaluation, options.samples)
         self.criterion = criterion_named(options.prune.criterion)
         self.restoration = restoration_named(options.prune.restore)
         self.measured = False
         self.fallbacks: list[str] = []
-        self.warnings: list[str] = option_warnings(options)
+        self.warnings: list[str] = option_warnings(options) + sizes_found(named, options.samples.shapes)
         judging.check()
         telling.stage("analysing")
         working, self.origins = unshare(source)

@@ -11,6 +11,7 @@ import onnx
 import onnxruntime as ort
 
 from ..calibration.inputs import input_specs
+from ..calibration.runnable_sizes import at_runnable_sizes
 from ..calibration.samples import unseen
 from ..calibration.synthetic import AUTO
 from ..calibration.user_samples import SampleSet, read_samples, rows_of
@@ -78,7 +79,7 @@ def validate(
     with naming("original"):
         before = load(original)
     if data is None:
-        evaluation = unseen(before, AUTO, options, count=samples)
+        evaluation = unseen(before, AUTO, at_runnable_sizes(before, options, runtime), count=samples)
     else:
         with naming("data"):
             evaluation = read_samples(input_specs(before), data, options, EXPECTED)

@@ -51,6 +51,15 @@ def test_a_declared_size_that_cannot_vary_is_static():
     assert found.tensors["hidden"].shape == (found.batch, 2, 224)
 
 
+def test_a_width_varies_where_the_height_that_is_declared_dynamic_cannot():
+    """The height is folded into channels."""
+    graph = Builder()
+    hidden = graph.conv(graph.input(("N", 3, "H", "W")), 3, 2, name="hidden")
+    columns = graph.node("Reshape", graph.node("Transpose", hidden, perm=[0, 3, 1, 2]), graph.constant([0, 0, 2 * 224]))
+    found = facts(graph, graph.matmul(columns, 2 * 224, 3))
+    assert found.tensors["hidden"].dynamic == (True, False, False, True)
+
+
 def test_a_dynamic_batch_that_only_runs_single_samples():
     graph = Builder()
     rows = graph.node("Reshape", graph.input(("N", 12)), graph.constant([1, 3, 4]), name="rows")

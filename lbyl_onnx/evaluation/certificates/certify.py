@@ -10,6 +10,7 @@ import numpy as np
 import onnxruntime as ort
 
 from ...calibration.inputs import InputSpec, input_specs
+from ...calibration.runnable_sizes import at_runnable_sizes
 from ...calibration.samples import unseen
 from ...calibration.samples_used import SamplesUsed, read_samples_used, sample_hashes
 from ...calibration.synthetic import AUTO
@@ -177,7 +178,7 @@ def _samples(
         if options.samples is None:
             message = "is needed: an .npz file with an array for each input, or a folder of images; or --samples N"
             raise UsageError(f"{message} made-up ones, from which nothing follows for real inputs", "data")
-        made_up = replace(options, seed=options.seed + MADE_UP_FROM)
+        made_up = replace(at_runnable_sizes(model, options, RunOptions()), seed=options.seed + MADE_UP_FROM)
         return _different(specs, unseen(model, AUTO, made_up, count=options.samples))
     with naming("data"):
         return _different(specs, read_samples(specs, data, options, EXPECTED, MOST_IMAGES))
