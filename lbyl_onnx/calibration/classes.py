@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import ml_dtypes
 import numpy as np
@@ -18,6 +19,14 @@ def is_classes(value: np.ndarray, samples: int) -> bool:
     floating = value.dtype.kind == "f" or value.dtype == ml_dtypes.bfloat16
     matrix = value.ndim >= 2 and math.prod(value.shape[2:]) == 1
     return floating and matrix and len(value) == samples and value.shape[1] >= 2
+
+
+def class_outputs(outputs: Mapping[str, np.ndarray], samples: int) -> list[str]:
+    """Names of those outputs that look like scores of classes, in their order. Where some are probabilities, others are
+    no scores unless they are of as many classes: a detector's boxes are not."""
+    found = [name for name, value in outputs.items() if is_classes(value, samples)]
+    counts = {outputs[name].shape[1] for name in found if are_probabilities(outputs[name])}
+    return [name for name in found if not counts or outputs[name].shape[1] in counts]
 
 
 def top1(values: np.ndarray) -> np.ndarray:

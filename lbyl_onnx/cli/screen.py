@@ -63,6 +63,9 @@ def print_agreement(screen: Console, validation: Validation) -> None:
     if validation.free_outputs:
         names = ", ".join(validation.free_outputs)
         say(screen, tables.printable(f"not compared, as their sizes follow values: {names}"))
+    if validation.silent_outputs:
+        names = ", ".join(validation.silent_outputs)
+        say(screen, tables.printable(f"not compared, as they are the same for all samples: {names}"))
     if validation.outputs:
         screen.print()
         screen.print(tables.outputs_table(validation, screen.width))

@@ -97,9 +97,16 @@ def ranked_otherwise(criteria: Sequence[str | None], options: PruneOptions) -> l
 
 def damage_warnings(validation: Validation | None, options: Options) -> tuple[str, ...]:
     """What to try where the result cannot be used."""
-    if validation is None or validation.verdict is None or validation.verdict.level not in (DAMAGED, RUINED):
+    if validation is None:
         return ()
     found = validation.verdict
+    if found is None and validation.silent_outputs:
+        return (
+            "nothing is known of the result: all samples get the same outputs; give samples like those it will see "
+            "with --calibration",
+        )
+    if found is None or found.level not in (DAMAGED, RUINED):
+        return ()
     made_up = is_made_up(options.samples.calibration) and restoration_named(options.prune.restore).needs_samples
     advice = ", or give samples like those it will see with --calibration" if made_up else ""
     return (f"the result is {found.level}, do not use it as it is: {found.reason}; ask for less{advice}",)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from ..calibration.classes import is_classes, top1
+from ..calibration.classes import class_outputs, top1
 from ..calibration.user_samples import SampleSet, rows_of
 from ..errors import ModelError, UsageError, ValidationFailed
 from ..model.session import feed_batches, run
@@ -52,6 +52,7 @@ class Comparison:
 
     def _add(self, old: dict[str, Any], new: dict[str, Any], rows: int) -> None:
         numeric = [name for name, value in old.items() if is_numeric(value) and name not in self.free]
+        found = class_outputs({name: old[name] for name in numeric}, rows)
         for name in numeric:
             if old[name].shape != new[name].shape:
                 raise ValidationFailed(
@@ -59,9 +60,10 @@ class Comparison:
                     f"the original's {old[name].shape}"
                 )
             if name not in self.outputs:
-                self.outputs[name] = OutputErrors(name, classes=ClassScores(self.evaluation.understates))
+                scores = ClassScores(self.evaluation.understates) if name in found else None
+                self.outputs[name] = OutputErrors(name, classes=scores)
             self.outputs[name].add(old[name], new[name], rows)
-        classes = next((name for name in numeric if is_classes(old[name], rows)), None)
+        classes = next(iter(found), None)
         if classes is not None and self._labelled(old[classes].shape[1]):
             assert self.evaluation.labels is not None
             labels = self.evaluation.labels[self.samples : self.samples + rows]

@@ -68,7 +68,8 @@ class Judge:
 
     def loss(self, plan: Plan) -> float:
         """Points of accuracy: measured where the samples have labels, else the upper end of the interval of those
-        expected; for outputs that are no classes the share of their energy that is error, in per cent."""
+        expected; for outputs that are no classes the share of their energy that is error, in per cent. Raises
+        NothingToRemove where no output tells."""
         before = self._before
         outputs: dict[str, OutputErrors] = {}
         for trial in self._trials:
@@ -79,7 +80,13 @@ class Judge:
             first, second = comparison.accuracy("before"), comparison.accuracy("after")
             if first is not None and second is not None:
                 return 100 * (first - second)
-        return max((_points(each) for each in outputs.values()), default=0.0)
+        told = [_points(each) for each in outputs.values() if not each.silent]
+        if not told:
+            raise NothingToRemove(
+                f"{self._original.name}: no loss can be told, as no output that can be compared differs between "
+                "samples; give samples like those it will see with --calibration, or another budget (--target macs=0.8)"
+            )
+        return max(told)
 
 
 def judge_of(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import ml_dtypes
 import numpy as np
 
+from ..calibration.changes import Changes
 from ..calibration.classes import is_classes
 from ..errors import ValidationFailed, counted
 from .class_scores import ClassScores
@@ -32,10 +33,12 @@ class OutputErrors:
     product: float = 0.0
     noise: float = 0.0
     classes: ClassScores | None = field(default_factory=ClassScores)
+    changes: Changes = field(default_factory=Changes)
 
     def add(self, reference: np.ndarray, found: np.ndarray, samples: int) -> None:
         """One more slice, both of the same shape. Raises ValidationFailed where `found` is not finite."""
         self.samples += samples
+        self.changes.add(reference, samples)
         follows = reference.ndim > 0 and len(reference) == samples
         self.shape = (self.samples, *reference.shape[1:]) if follows else reference.shape
         for start in range(0, reference.size, CHUNK):
@@ -63,6 +66,11 @@ class OutputErrors:
         self.signal += float(old @ old)
         self.power += float(new @ new)
         self.product += float(old @ new)
+
+    @property
+    def silent(self) -> bool:
+        """Whether it says nothing of a result: it is that of the original, but the same for all samples."""
+        return self.changes.none and not self.total
 
     def result(self) -> OutputComparison:
         ratio = self.signal / self.noise if self.noise else math.inf

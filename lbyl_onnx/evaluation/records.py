@@ -156,8 +156,9 @@ class Verdict:
 class Validation:
     """Both models side by side in onnxruntime. Latencies are medians in milliseconds of one run of the same
     `latency_batch` samples, not finite where they were not measured; accuracies are top-1 in [0, 1], None without
-    labels. `free_outputs`: names of those that cannot be compared, as their sizes follow values and differ. `verdict`:
-    what the outputs say, None where there is none to compare; `warnings`: sentences a user should read;
+    labels. `free_outputs`: names of those that cannot be compared, as their sizes follow values and differ;
+    `silent_outputs`: of those that say nothing, as both models give all samples the same. `verdict`: what the outputs
+    say, None where there is none to compare; `warnings`: sentences a user should read;
     `latency_quantiles_ms`: of single runs of the original and of the result, from the shortest to the longest, in equal
     shares of the runs, empty where they were not measured."""
 
@@ -171,6 +172,7 @@ class Validation:
     accuracy_before: float | None = None
     accuracy_after: float | None = None
     free_outputs: tuple[str, ...] = ()
+    silent_outputs: tuple[str, ...] = ()
     verdict: Verdict | None = None
     warnings: tuple[str, ...] = ()
     latency_quantiles_ms: tuple[tuple[float, ...], tuple[float, ...]] = ((), ())

@@ -103,7 +103,7 @@ def compare(
     comparison = Comparison(evaluation, rows_of(feed))
     comparison.run(before, after)
     took = latencies(before, after, feed, comparison.seconds) if timed else UNTIMED
-    outputs = tuple(errors.result() for errors in comparison.outputs.values())
+    outputs = tuple(errors.result() for errors in comparison.outputs.values() if not errors.silent)
     accuracies = comparison.accuracy("before"), comparison.accuracy("after")
     return Validation(
         provider=runtime.provider,
@@ -111,6 +111,7 @@ def compare(
         samples=comparison.samples,
         outputs=outputs,
         free_outputs=tuple(sorted(comparison.free)),
+        silent_outputs=tuple(name for name, errors in comparison.outputs.items() if errors.silent),
         latency_batch=rows_of(feed),
         latency_before_ms=took.medians[0],
         latency_after_ms=took.medians[1],

@@ -17,7 +17,8 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from ..calibration.classes import are_probabilities, is_classes, probabilities
+from ..calibration.changes import Changes
+from ..calibration.classes import are_probabilities, class_outputs, probabilities
 from ..calibration.ridge_regression import ridge_solution
 from ..calibration.samples import Calibration
 from ..calibration.staged_run import Batch, CalibratedRun, StagedRun
@@ -112,9 +113,10 @@ class _Measuring:
         outputs = [value.name for value in analysis.model.proto.graph.output]
         whole = self.run.rest(self.run.ahead(), {}, outputs)
         self._samples = [len(next(iter(batch.values()))) for batch in judging.batches]
-        self._wanted = [_compared(values) for values in whole({})]
+        self._wanted = _telling([_compared(values) for values in whole({})], self._samples)
+        self._classes = class_outputs(self._wanted[0], self._samples[0])
         if not any(self._wanted):
-            raise MeasurementFailed("no output is a tensor of floating-point numbers")
+            raise MeasurementFailed("no output is a tensor of floating-point numbers that differs between samples")
 
     def curve(self, group: ChannelGroup, trial: Trial, known: Curve | None = None) -> Curve | None:
         """The curve of one group, or what is `known` of it and its further course; None where no output follows it."""
@@ -151,7 +153,7 @@ class _Measuring:
         whole = dict.fromkeys(outputs, 0.0)
         for wanted, found, samples in zip(self._wanted, values, self._samples, strict=True):
             for name in outputs:
-                loss, size = _divergence(wanted[name], found[name], samples)
+                loss, size = _divergence(wanted[name], found[name], name in self._classes, samples)
                 lost[name] += loss
                 whole[name] += size
         shares = [lost[name] / whole[name] for name in outputs if whole[name] > 0]
@@ -303,12 +305,21 @@ def _compared(values: Batch) -> Batch:
     }
 
 
-def _divergence(wanted: np.ndarray, found: np.ndarray, samples: int) -> tuple[float, float]:
+def _telling(values: list[Batch], samples: list[int]) -> list[Batch]:
+    """The outputs that are not the same for all samples, of which there are so many in each batch."""
+    changes = {name: Changes() for name in values[0]}
+    for batch, count in zip(values, samples, strict=True):
+        for name, array in batch.items():
+            changes[name].add(array, count)
+    return [{name: array for name, array in batch.items() if not changes[name].none} for batch in values]
+
+
+def _divergence(wanted: np.ndarray, found: np.ndarray, classes: bool, samples: int) -> tuple[float, float]:
     """The sum of what is lost of an output on some samples, and what to divide it by: their number for classes, the
     energy for others; (0, 0) where they have other sizes."""
     if found.shape != wanted.shape:
         return 0.0, 0.0
-    if is_classes(wanted, samples):
+    if classes:
         softmax = not are_probabilities(wanted)
         before, after = probabilities(wanted, softmax), probabilities(found, softmax)
         return float((before * np.log(before / after)).sum()), float(samples)

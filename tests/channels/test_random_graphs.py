@@ -62,9 +62,12 @@ def test_random_graphs(seed, operators, dynamic):
 @pytest.mark.parametrize("allocation", ["uniform", "sensitivity"])
 @drawn(25)
 def test_random_graphs_are_restored(allocation, seed, operators, dynamic):
-    """The defaults choose and restore, and the result passes the validation."""
+    """The defaults choose and restore, and the result passes the validation; where outputs answer to nothing (IsInf of
+    numbers), it is that of the original."""
     try:
         result = compress(random_graph(seed, operators, dynamic), 0.4, scope="all", samples=16, allocation=allocation)
     except NothingToRemove:
         return
-    assert result.report.validation.outputs and not any("measured" in line for line in result.report.warnings)
+    outputs, warnings = result.report.validation.outputs, result.report.warnings
+    assert outputs or result.report.validation.silent_outputs
+    assert not outputs or not any("measured" in line for line in warnings)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from lbyl_onnx.calibration.classes import SMALLEST, are_probabilities, is_classes, probabilities, top1
+from lbyl_onnx.calibration.classes import SMALLEST, are_probabilities, class_outputs, is_classes, probabilities, top1
 from lbyl_onnx.evaluation.class_scores import DEVIATIONS, ClassScores
 
 
@@ -270,3 +270,13 @@ def test_the_top_class_is_the_first_of_the_highest():
     scores = np.array([[1, 3, 3], [-1, -2, -np.inf]])
     np.testing.assert_array_equal(top1(scores), [1, 0])
     np.testing.assert_array_equal(top1(scores.reshape(2, 3, 1, 1)), [1, 0])
+
+
+def test_beside_probabilities_only_scores_of_as_many_classes_count():
+    """A face detector gives the probability of a face, its logits, and a box of four numbers."""
+    logits = np.random.default_rng(0).standard_normal((5, 2)).astype(np.float32)
+    boxes = np.random.default_rng(1).standard_normal((5, 4)).astype(np.float32)
+    faces = probabilities(logits, softmax=True)
+    assert class_outputs({"box": boxes, "face": faces, "logits": logits}, 5) == ["face", "logits"]
+    assert class_outputs({"box": boxes, "logits": logits}, 5) == ["box", "logits"]
+    assert class_outputs({"map": boxes.reshape(5, 2, 2), "count": np.arange(5)}, 5) == []

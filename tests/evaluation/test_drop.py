@@ -294,6 +294,14 @@ def test_outputs_that_are_no_classes_lose_a_share_of_their_energy():
     assert judge.loss("plan") == pytest.approx(expected, rel=1e-4)
 
 
+def test_no_loss_is_told_by_outputs_that_are_the_same_for_all_samples():
+    """Not zero, on which all could go."""
+    still = {"x": np.zeros((8, 6), np.float32)}
+    judge = Judge(classifier(), lambda *_: classifier(), [Trial(None, SampleSet(still, None, "zeros"))], CPU)
+    with pytest.raises(NothingToRemove, match="no loss can be told"):
+        judge.loss("plan")
+
+
 def test_all_folds_are_judged_together_each_by_its_own_result():
     original = classifier()
     results = {0: original, 1: noisy(original, 0.4)}

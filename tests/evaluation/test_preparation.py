@@ -52,6 +52,37 @@ def test_results_are_those_of_separate_runs_in_any_order(model):
     assert len({content(result) for result in results}) == 3
 
 
+def reader(height=48):
+    """It folds the height of its images, which is declared dynamic, into channels."""
+    graph = Builder()
+    hidden = graph.node("Relu", graph.conv(graph.input(("N", 3, "H", 16)), 3, 16, name="first"))
+    columns = graph.node("Reshape", graph.conv(hidden, 16, 8), graph.constant([0, 8 * height, 16]))
+    return load(graph.model(graph.conv(columns, 8 * height, 4, (1,))))
+
+
+def test_sizes_that_the_model_runs_at_are_found_and_told():
+    result = compress(reader(), 0.3, samples=16, provider="cpu")
+    assert result.report.options.samples.shapes == {"x": (1, 3, 48, 16)} and result.report.output.macs > 0
+    assert [line for line in result.report.warnings if "--shape x:1x3x48x16" in line]
+    named = compress(reader(), 0.3, samples=16, provider="cpu", shapes={"x": (1, 3, 48, 16)})
+    assert content(named) == content(result)
+    assert not [line for line in named.report.warnings if "--shape" in line]
+
+
+def test_a_result_of_which_nothing_is_known_says_so():
+    """Its output is a logarithm of what is negative."""
+    graph = Builder()
+    hidden = graph.node("Relu", graph.conv(graph.input((1, 3, 8, 8)), 3, 32, name="first"))
+    squared = graph.node("Relu", graph.conv(hidden, 32, 4))
+    model = load(graph.model(graph.node("Log", graph.node("Sub", graph.node("Neg", squared), graph.constant(1.0)))))
+    with pytest.raises(NothingToRemove, match="no loss can be told"):
+        compress(model, samples=SAMPLES, provider="cpu")
+    report = compress(model, 0.5, samples=SAMPLES, provider="cpu").report
+    assert report.validation.verdict is None and len(report.validation.silent_outputs) == 1
+    assert any("l2 was used instead" in line for line in report.warnings)
+    assert any("nothing is known of the result" in line for line in report.warnings)
+
+
 def test_what_one_budget_changes_does_not_reach_the_next(model):
     shared = prepared(model)
     shared.planner.latency_factor = 3.0

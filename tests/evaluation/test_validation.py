@@ -9,8 +9,9 @@ from lbyl_onnx.calibration.samples import UNDERSTATED, calibrate, unseen
 from lbyl_onnx.errors import ModelError, UsageError, ValidationFailed
 from lbyl_onnx.evaluation import comparison, latency, output_errors, validation
 from lbyl_onnx.evaluation.validation import validate
+from lbyl_onnx.evaluation.verdict import check_limits
 from lbyl_onnx.model.reading import load
-from lbyl_onnx.options import Normalisation, SampleOptions
+from lbyl_onnx.options import Limits, Normalisation, SampleOptions
 
 
 @pytest.fixture(autouse=True)
@@ -88,10 +89,40 @@ def test_sqnr_and_cosine_of_extremes(scale, sqnr, cosine):
 
 
 def test_an_original_of_zeros():
-    (same,) = validate(scaled(0.0), scaled(0.0), {"x": logits()}).outputs
     (other,) = validate(scaled(0.0), scaled(1.0), {"x": logits()}).outputs
-    assert (same.sqnr_db, same.cosine, same.ware) == (math.inf, 1, 0)
     assert (other.sqnr_db, other.cosine, other.ware) == (-math.inf, 0, math.inf)
+
+
+@pytest.mark.parametrize("operators", [["Mul"], ["Mul", "Log"], ["Mul", "Log", "Neg"]])
+def test_an_output_that_is_the_same_for_all_samples_says_nothing(operators):
+    """Zero, or not finite."""
+    proto = scaled(0.0)
+    for number, operator in enumerate(operators[1:]):
+        name = proto.graph.node[-1].output[0] = f"h{number}"
+        proto.graph.node.append(helper.make_node(operator, [name], ["y"]))
+    same = validate(proto, proto, {"x": logits()})
+    assert (same.outputs, same.silent_outputs, same.verdict) == ((), ("y",), None)
+    with pytest.raises(ValidationFailed, match="no output can be compared"):
+        check_limits(same, Limits(min_sqnr=10))
+
+
+def test_boxes_beside_probabilities_are_no_classes():
+    """What a box loses is told in decibels."""
+
+    def detector(scale):
+        graph = Builder()
+        faces = graph.node("Softmax", graph.gemm(graph.input(("N", 3)), 3, 2), name="face")
+        return graph.model(graph.node("Mul", graph.gemm("x", 3, 4), graph.constant(scale), name="box"), faces)
+
+    box, face = validate(detector(1.0), detector(0.5), {"x": logits()}).outputs
+    assert box.classes is None and face.classes is not None
+    found = validate(detector(1.0), detector(0.5), {"x": logits()}).verdict
+    assert found.level == "damaged" and "'box' keeps 6.0 dB" in found.reason
+
+
+def test_one_sample_is_taken_at_its_word():
+    (same,) = validate(scaled(), scaled(), {"x": logits(1)}).outputs
+    assert same.sqnr_db == math.inf
 
 
 def test_accuracies(tmp_path):

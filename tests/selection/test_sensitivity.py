@@ -560,6 +560,26 @@ def test_a_model_that_tells_nothing_cannot_be_measured():
         Measured(graph.model(graph.node("ArgMax", out, axis=1)), samples())
 
 
+def test_a_model_whose_outputs_never_change_cannot_be_measured():
+    graph = Builder()
+    (out,) = flattened(graph)
+    with pytest.raises(MeasurementFailed, match="that differs between samples"):
+        Measured(graph.model(graph.node("Mul", out, graph.constant(0.0))), samples())
+
+
+def test_outputs_that_never_change_do_not_count():
+    def curve(extra):
+        graph = Builder()
+        (out,) = flattened(graph)
+        still = [graph.node("Mul", out, graph.constant(0.0))] if extra else []
+        return Measured(graph.model(out, *still), samples()).curves
+
+    alone, beside = curve(False), curve(True)
+    assert alone.keys() == beside.keys()
+    for number, found in alone.items():
+        np.testing.assert_allclose(found.divergence, beside[number].divergence, rtol=1e-4)
+
+
 def test_a_group_of_few_units_has_as_many_points_as_it_can():
     measured = Measured(made(relu_chain), samples(), order=[3, 1])
     assert measured.curve("producer").removed.tolist() == [1, 2]
