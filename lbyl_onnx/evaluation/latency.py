@@ -13,6 +13,9 @@ from ..model.session import run
 
 LATENCY_SECONDS = 0.4
 LATENCY_PAIRS = (3, 200)
+FASTER, LONGER = 0.9, 4
+"""Where the second takes more than this share of the first's time, so many times as many runs are taken: plans hang on
+it, and beside another program few runs are off by tenths."""
 QUANTILES = 21
 """How many quantiles of the latencies are recorded, from the shortest to the longest in equal shares of the runs."""
 
@@ -47,14 +50,19 @@ def latencies(
     feed: dict[str, np.ndarray],
     pairs: list[tuple[float, float]],
 ) -> Latencies:
-    """Of those in `pairs` already, seconds, and of runs of `feed` until there are enough. The first pair warms up and
-    does not count."""
+    """Of those in `pairs` already, seconds, and of runs of `feed` until there are enough, of which it takes more where
+    the second does not seem faster. The first pair warms up and does not count."""
     pairs = list(pairs)
-    least, most = LATENCY_PAIRS
-    end = time.perf_counter() + LATENCY_SECONDS - sum(map(sum, pairs))
-    while len(pairs) <= least or (len(pairs) <= most and time.perf_counter() < end):
-        pairs.append((timed(before, feed)[1], timed(after, feed)[1]))
-    return Latencies(1000 * np.array(pairs[1:], np.float64))
+    for times in (1, LONGER):
+        least, most = (times * count for count in LATENCY_PAIRS)
+        end = time.perf_counter() + times * LATENCY_SECONDS - sum(map(sum, pairs))
+        while len(pairs) <= least or (len(pairs) <= most and time.perf_counter() < end):
+            pairs.append((timed(before, feed)[1], timed(after, feed)[1]))
+        found = Latencies(1000 * np.array(pairs[1:], np.float64))
+        first, second = found.medians
+        if second < FASTER * first:
+            break
+    return found
 
 
 def timed(session: ort.InferenceSession, feed: dict[str, np.ndarray]) -> tuple[list[Any], float]:

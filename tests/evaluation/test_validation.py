@@ -346,23 +346,32 @@ def in_turns(monkeypatch, before, after):
 
 
 def test_latency_takes_turns_and_stops(monkeypatch):
-    order = in_turns(monkeypatch, [9, 0.003, 0.001, 0.002, 8], [9, 0.006, 0.005, 0.004, 8])
+    order = in_turns(monkeypatch, [9, 0.006, 0.005, 0.004, 8], [9, 0.003, 0.001, 0.002, 8])
     monkeypatch.setattr(latency, "LATENCY_SECONDS", 0)
     found = latency.latencies("before", "after", {}, [])
-    assert found.milliseconds == pytest.approx(np.array([[3, 6], [1, 5], [2, 4]])) and found.medians == (2, 5)
+    assert found.milliseconds == pytest.approx(np.array([[6, 3], [5, 1], [4, 2]])) and found.medians == (5, 2)
     assert order == ["before", "after"] * 4
 
 
+def test_a_result_that_does_not_seem_faster_is_timed_longer(monkeypatch):
+    """Another program was in the way of the first runs."""
+    quick, slow = [0.001] * 13, [9, *[0.005] * 3, *[0.0005] * 9]
+    order = in_turns(monkeypatch, quick, slow)
+    monkeypatch.setattr(latency, "LATENCY_SECONDS", 0)
+    found = latency.latencies("before", "after", {}, [])
+    assert order == ["before", "after"] * 13 and found.medians == pytest.approx((1, 0.5))
+
+
 def test_latency_counts_the_runs_of_the_comparison(monkeypatch):
-    order = in_turns(monkeypatch, [0.003], [0.004])
+    order = in_turns(monkeypatch, [0.004], [0.003])
     monkeypatch.setattr(latency, "LATENCY_SECONDS", 30)
-    compared = [(9, 9), (0.001, 0.006), (0.002, 0.005)]
+    compared = [(9, 9), (0.006, 0.001), (0.005, 0.002)]
     found = latency.latencies("before", "after", {}, [*compared, (9, 9)])
-    assert found.milliseconds == pytest.approx(np.array([[1, 6], [2, 5], [9000, 9000]]))
+    assert found.milliseconds == pytest.approx(np.array([[6, 1], [5, 2], [9000, 9000]]))
     assert not order
     monkeypatch.setattr(latency, "LATENCY_SECONDS", 0)
     found = latency.latencies("before", "after", {}, compared)
-    assert found.milliseconds == pytest.approx(np.array([[1, 6], [2, 5], [3, 4]]))
+    assert found.milliseconds == pytest.approx(np.array([[6, 1], [5, 2], [4, 3]]))
     assert order == ["before", "after"]
 
 
