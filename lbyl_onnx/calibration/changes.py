@@ -1,4 +1,4 @@
-"""Whether an output tells samples apart: one that is the same for all of them says nothing of what a cut does."""
+"""What of an output tells samples apart: what all of them have in common says nothing of what a cut does."""
 
 from __future__ import annotations
 
@@ -15,18 +15,36 @@ class Changes:
     samples: int = 0
     found: bool = False
     _first: np.ndarray = field(default_factory=lambda: np.empty(0))
+    _moved: np.ndarray = field(default_factory=lambda: np.empty(0))
+    _squares: float = 0.0
+    _of_one_size: bool = True
 
     def add(self, values: np.ndarray, samples: int) -> None:
         """One more slice; values that do not follow the samples are one row."""
         rows = values if values.ndim and len(values) == samples else values[None]
         if not self.samples:
-            self._first = rows[0].copy()
+            self._first, self._moved = rows[0].copy(), np.zeros(rows.shape[1:])
         self.samples += len(rows)
-        if not self.found:
-            other = self._first.shape != rows.shape[1:]
-            self.found = other or bool((np.isfinite(rows) & (rows != self._first)).any())
+        if self._first.shape != rows.shape[1:]:
+            self.found, self._of_one_size = True, False
+            return
+        differs = np.isfinite(rows) & (rows != self._first)
+        self.found |= bool(differs.any())
+        start = np.where(np.isfinite(self._first), self._first, 0).astype(np.float64)
+        away = np.where(differs, rows, start).astype(np.float64) - start
+        self._moved += away.sum(axis=0)
+        self._squares += float(np.square(away).sum())
 
     @property
     def none(self) -> bool:
         """Whether samples are known to be all alike: there are two of them at least."""
         return self.samples > 1 and not self.found
+
+    @property
+    def variation(self) -> float | None:
+        """The energy of what differs between samples: all elements' variances over them, summed, times their number.
+        None where there is one sample, or sizes differ."""
+        if self.samples < 2 or not self._of_one_size:
+            return None
+        spread = self._squares - float(np.square(self._moved).sum()) / self.samples
+        return max(spread, 0.0) * self.samples / (self.samples - 1)

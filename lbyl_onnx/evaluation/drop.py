@@ -29,6 +29,7 @@ from ..selection.planner import Planner
 from .comparison import Comparison
 from .judging import Judging
 from .output_errors import OutputErrors
+from .records import energy_share
 from .verdict import answers
 
 FIRST_SHARE = 0.08
@@ -68,7 +69,7 @@ class Judge:
 
     def loss(self, plan: Plan) -> float:
         """Points of accuracy: measured where the samples have labels, else the upper end of the interval of those
-        expected; for outputs that are no classes the share of their energy that is error, in per cent. Raises
+        expected; for outputs that are no classes the error's share of what tells samples apart, in per cent. Raises
         NothingToRemove where no output tells."""
         before = self._before
         outputs: dict[str, OutputErrors] = {}
@@ -160,8 +161,8 @@ def within_drop(planner: Planner, targets: Sequence[Budget], judge: Judge) -> Pl
 
 
 def _points(errors: OutputErrors) -> float:
-    """What one output lost, in points of accuracy or per cent of its energy."""
+    """What one output lost, in points of accuracy or per cent of what tells samples apart."""
     found = errors.result()
     if found.classes is not None and answers(found.classes, found.shape[1]):
         return 100 * found.classes.expected_loss_interval[1]
-    return 100 * found.error_share
+    return 100 * energy_share(found.told_db)

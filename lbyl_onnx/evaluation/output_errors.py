@@ -56,6 +56,11 @@ class OutputErrors:
         else:
             self.classes = None
 
+    def _decibels(self, energy: float) -> float:
+        """An energy over that of the error."""
+        ratio = energy / self.noise if self.noise else math.inf
+        return 10 * math.log10(ratio) if ratio else -math.inf
+
     def _sum(self, old: np.ndarray, new: np.ndarray) -> None:
         error = np.abs(old - new)
         self.elements += error.size
@@ -73,7 +78,7 @@ class OutputErrors:
         return self.changes.none and not self.total
 
     def result(self) -> OutputComparison:
-        ratio = self.signal / self.noise if self.noise else math.inf
+        variation = self.changes.variation
         alone = math.inf if self.total else 0.0
         norms = math.sqrt(self.signal) * math.sqrt(self.power)
         return OutputComparison(
@@ -81,7 +86,8 @@ class OutputErrors:
             shape=self.shape,
             max_error=self.largest,
             mean_error=self.total / max(self.elements, 1),
-            sqnr_db=10 * math.log10(ratio) if ratio else -math.inf,
+            sqnr_db=self._decibels(self.signal),
+            variation_db=None if variation is None else self._decibels(variation),
             cosine=min(self.product / norms, 1.0) if norms else float(self.signal == self.power),
             ware=self.total / self.magnitude if self.magnitude else alone,
             classes=None if self.classes is None else self.classes.result(),

@@ -116,7 +116,9 @@ def energy_share(sqnr_db: float) -> float:
 class OutputComparison:
     """One output of the original against the same output of the compressed model, over all samples.
 
-    `sqnr_db`: signal power over error power in decibels (inf: equal); `cosine`: over the flattened outputs;
+    `sqnr_db`: signal power over error power in decibels (inf: equal); `variation_db`: the same of the part that differs
+    between samples, without what they have in common, such as a detector's anchors (None: one sample, or sizes that
+    differ); `cosine`: over the flattened outputs;
     `ware`: weighted average reconstruction error (Yu et al., NISP, CVPR 2018), the mean of alpha |y' - y| / |y| over
     samples and responses. The weight alpha is |y| / mean |y|, so responses near 0 do not make it infinite, and what is
     left is the sum of |y' - y| over that of |y| (inf where only the latter is 0). `classes`: what its answers lost,
@@ -131,11 +133,17 @@ class OutputComparison:
     cosine: float
     ware: float
     classes: ClassComparison | None = None
+    variation_db: float | None = None
 
     @property
     def error_share(self) -> float:
         """Error power over signal power."""
         return energy_share(self.sqnr_db)
+
+    @property
+    def told_db(self) -> float:
+        """Decibels of what tells samples apart over error; of the whole signal where that is not known."""
+        return self.sqnr_db if self.variation_db is None else self.variation_db
 
     @property
     def top1_agreement(self) -> float | None:

@@ -12,7 +12,7 @@ INTACT, WORN, DAMAGED, RUINED = "intact", "worn", "damaged", "ruined"
 LOSSES = ((0.30, RUINED), (0.10, DAMAGED), (0.03, WORN), (-1.0, INTACT))
 """Expected losses of accuracy from which on a classifier is called so (`benchmarks/expected_loss.py`)."""
 DECIBELS = ((3.0, RUINED), (10.0, DAMAGED), (20.0, WORN), (float("inf"), INTACT))
-"""Signal-to-noise ratios below which another output is called so."""
+"""Ratios of what tells samples apart to error below which another output is called so."""
 LEAST_CONFIDENCE = 0.05
 """How far above chance, as a share of the way to certainty, a classifier has to be for its answers to count."""
 ROUNDING = 1e-9
@@ -44,8 +44,9 @@ def _of_output(output: OutputComparison, drop: float | None) -> Verdict:
             f"{100 * classes.agreement:.0f} % of its answers are the original's"
         )
         return Verdict(_level(classes.expected_loss), reason)
-    level = next(level for limit, level in DECIBELS if output.sqnr_db < limit or limit == float("inf"))
-    return Verdict(level, f"output {output.name!r} keeps {output.sqnr_db:.1f} dB of signal over error")
+    level = next(level for limit, level in DECIBELS if output.told_db < limit or limit == float("inf"))
+    kept = "signal" if output.variation_db is None else "what tells samples apart"
+    return Verdict(level, f"output {output.name!r} keeps {output.told_db:.1f} dB of {kept} over error")
 
 
 def answers(classes: ClassComparison, count: int) -> bool:

@@ -61,6 +61,8 @@ def _measured(validation: Validation) -> Iterator[Row]:
             loss = f"{100 * classes.expected_loss:.1f} points"
             yield Row(f"accuracy expected to be lost{name}", "", loss, "", f"95 %: {low:.1f} to {high:.1f} points")
         share = f"{100 * output.error_share:.3g} % of the energy is error"
+        if output.variation_db is not None:
+            share += f"; {output.variation_db:.1f} dB of what tells samples apart"
         yield Row(f"signal over error{name}", "", f"{output.sqnr_db:.1f} dB", "", share)
 
 

@@ -20,7 +20,7 @@ TICKS = 5
 WORSE = tuple(sorted(100 * loss for loss, _ in LOSSES if loss > 0))
 """Points of accuracy from which on a result is worn, damaged, ruined."""
 NOISIER = tuple(sorted(100 * energy_share(decibels) for decibels, _ in DECIBELS if math.isfinite(decibels)))
-"""The same in per cent of the outputs' energy."""
+"""The same in per cent of what tells samples apart."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,8 @@ def write(sweep: Sweep, path: Path) -> None:
 
 
 def charts(sweep: Sweep) -> list[Chart]:
-    """A chart for each model, those of classifiers in points of accuracy, others in per cent of the outputs' energy."""
+    """A chart for each model, those of classifiers in points of accuracy, others in per cent of what tells samples
+    apart."""
     models = by_model(sweep.rows)
     done = {model: [row for row in rows if row.status == DONE] for model, rows in models.items()}
     least = min((row.macs_share or 0 for rows in done.values() for row in rows), default=0.5)
@@ -88,7 +89,7 @@ def charts(sweep: Sweep) -> list[Chart]:
         found.append(
             Chart(
                 Path(model).stem,
-                "points of accuracy expected to be lost" if classifies else "% of the outputs' energy is error",
+                "points of accuracy expected to be lost" if classifies else "error, % of what tells samples apart",
                 (origin, *points),
                 tuple(Mark(_across(share, least), HEIGHT - BOTTOM, f"{share:.2f}") for share in shares),
                 tuple(Mark(LEFT, _up(height, top), f"{height:.3g}") for height in heights),
@@ -103,10 +104,10 @@ def _classifies(row: Row) -> bool:
 
 
 def _lost(row: Row) -> float:
-    """Points of accuracy, or per cent of the energy."""
+    """Points of accuracy, or per cent of what tells samples apart."""
     if row.expected_loss is not None:
         return 100 * row.expected_loss
-    return 0.0 if row.sqnr_db is None else 100 * energy_share(row.sqnr_db)
+    return 0.0 if row.told_db is None else 100 * energy_share(row.told_db)
 
 
 def _across(share: float, least: float) -> float:

@@ -22,9 +22,9 @@ class Row:
 
     `status`: "done", "refused" (the model cannot be read, or not be brought to the budget) or "failed" (a worker broke
     off: the next run of the sweep tries again), both for a `reason`. `file`: the result, from the sweep's folder.
-    `macs_share`: of the original's that stay; `divergence`: of the outputs, see `Validation`; `sqnr_db`: of the worst;
-    `expected_loss`, its interval and `agreement`: in [0, 1], of the classifying output that loses most, None where
-    there is none.
+    `macs_share`: of the original's that stay; `divergence`: of the outputs, see `Validation`; `sqnr_db` and `told_db`
+    (`OutputComparison`): of the worst; `expected_loss`, its interval and `agreement`: in [0, 1], of the classifying
+    output that loses most, None where there is none.
     `seconds`: of work, preparation included. `key`: names the record of the piece.
     """
 
@@ -48,6 +48,7 @@ class Row:
     expected_loss_high: float | None = None
     agreement: float | None = None
     sqnr_db: float | None = None
+    told_db: float | None = None
     accuracy_before: float | None = None
     accuracy_after: float | None = None
     verdict: str | None = None
@@ -102,6 +103,7 @@ def row_of(model: str, budget: str, piece: Piece | None, failure: str | None = N
         latency_after_ms=validation.latency_after_ms if validation.timed else None,
         divergence=validation.divergence,
         sqnr_db=min((output.sqnr_db for output in validation.outputs), default=None),
+        told_db=min((output.told_db for output in validation.outputs), default=None),
         accuracy_before=validation.accuracy_before,
         accuracy_after=validation.accuracy_after,
         verdict=validation.verdict.level if validation.verdict else None,

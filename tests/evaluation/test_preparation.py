@@ -48,7 +48,7 @@ def test_results_are_those_of_separate_runs_in_any_order(model):
         assert content(result) == content(separate), target
         assert result.report.options.prune == separate.report.options.prune
         assert result.report.groups == separate.report.groups and result.report.output == separate.report.output
-        assert result.report.warnings == separate.report.warnings
+        assert result.report.warnings[: len(separate.report.warnings)] == separate.report.warnings
     assert len({content(result) for result in results}) == 3
 
 

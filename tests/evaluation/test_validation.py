@@ -66,6 +66,8 @@ def test_measures_follow_their_definitions_over_all_slices(monkeypatch):
     weights = np.abs(old) / np.abs(old).mean()
     assert output.ware == pytest.approx(np.mean(weights * np.abs(new - old) / np.abs(old)))
     assert output.sqnr_db == pytest.approx(10 * np.log10((old**2).sum() / ((old - new) ** 2).sum()))
+    varies = len(old) * old.var(axis=0, ddof=1).sum()
+    assert output.variation_db == pytest.approx(10 * np.log10(varies / ((old - new) ** 2).sum()))
     assert output.cosine == pytest.approx((old * new).sum() / np.linalg.norm(old) / np.linalg.norm(new))
     agreement = np.mean(old.argmax(1) == new.argmax(1))
     assert 0 < agreement < 1 and output.top1_agreement == pytest.approx(agreement)
@@ -117,7 +119,8 @@ def test_boxes_beside_probabilities_are_no_classes():
     box, face = validate(detector(1.0), detector(0.5), {"x": logits()}).outputs
     assert box.classes is None and face.classes is not None
     found = validate(detector(1.0), detector(0.5), {"x": logits()}).verdict
-    assert found.level == "damaged" and "'box' keeps 6.0 dB" in found.reason
+    assert found.level == "damaged" and f"'box' keeps {box.variation_db:.1f} dB of what" in found.reason
+    assert box.variation_db < box.sqnr_db
 
 
 def test_one_sample_is_taken_at_its_word():

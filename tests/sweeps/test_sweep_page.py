@@ -10,11 +10,11 @@ from lbyl_onnx.sweeps.rows import Row, Sweep
 pytest.importorskip("jinja2")
 
 CLASSIFIER = [
-    Row("in/<b>.onnx", "macs=0.9", "done", macs_share=0.9, divergence=0.01, expected_loss=0.01, sqnr_db=20.0),
-    Row("in/<b>.onnx", "macs=0.5", "done", macs_share=0.5, divergence=0.5, expected_loss=0.16, sqnr_db=3.0),
+    Row("in/<b>.onnx", "macs=0.9", "done", macs_share=0.9, divergence=0.01, expected_loss=0.01, told_db=20.0),
+    Row("in/<b>.onnx", "macs=0.5", "done", macs_share=0.5, divergence=0.5, expected_loss=0.16, told_db=3.0),
     Row("in/<b>.onnx", "macs=0.1", "refused", "cannot be brought to <0.1>"),
 ]
-OTHER = [Row("in/other.onnx", "macs=0.9", "done", macs_share=0.85, divergence=0.1, sqnr_db=10.0)]
+OTHER = [Row("in/other.onnx", "macs=0.9", "done", macs_share=0.85, divergence=0.1, sqnr_db=25.0, told_db=10.0)]
 BROKEN = [Row("in/broken.onnx", "macs=0.9", "failed", "WorkerDied: it ended")]
 SWEEP = Sweep("out", (*CLASSIFIER, *OTHER, *BROKEN))
 
