@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+CHUNK = 2**20
+"""Elements that are looked at at once."""
+
 
 @dataclass
 class Changes:
@@ -28,12 +31,14 @@ class Changes:
         if self._first.shape != rows.shape[1:]:
             self.found, self._of_one_size = True, False
             return
-        differs = np.isfinite(rows) & (rows != self._first)
-        self.found |= bool(differs.any())
         start = np.where(np.isfinite(self._first), self._first, 0).astype(np.float64)
-        away = np.where(differs, rows, start).astype(np.float64) - start
-        self._moved += away.sum(axis=0)
-        self._squares += float(np.square(away).sum())
+        at_once = max(CHUNK // max(start.size, 1), 1)
+        for part in (rows[at : at + at_once] for at in range(0, len(rows), at_once)):
+            differs = np.isfinite(part) & (part != self._first)
+            self.found |= bool(differs.any())
+            away = np.where(differs, part, start).astype(np.float64) - start
+            self._moved += away.sum(axis=0)
+            self._squares += float(np.square(away).sum())
 
     @property
     def none(self) -> bool:

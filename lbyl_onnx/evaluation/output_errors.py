@@ -12,7 +12,7 @@ from ..calibration.changes import Changes
 from ..calibration.classes import is_classes
 from ..errors import ValidationFailed, counted
 from .class_scores import ClassScores
-from .records import OutputComparison
+from .records import ROUNDED_DB, OutputComparison, energy_share
 
 CHUNK = 2**20
 
@@ -75,7 +75,7 @@ class OutputErrors:
     @property
     def silent(self) -> bool:
         """Whether it says nothing of a result: it is that of the original, but the same for all samples."""
-        return self.changes.none and not self.total
+        return self.changes.none and self.noise <= energy_share(ROUNDED_DB) * self.signal
 
     def result(self) -> OutputComparison:
         variation = self.changes.variation

@@ -107,6 +107,10 @@ class ClassComparison:
     expected_loss_interval: tuple[float, float]
 
 
+ROUNDED_DB = 80.0
+"""Signal over error from which on an error is taken for rounding: a ten-thousandth of the values."""
+
+
 def energy_share(sqnr_db: float) -> float:
     """Error power over signal power."""
     return float(10 ** (-sqnr_db / 10))
@@ -142,8 +146,9 @@ class OutputComparison:
 
     @property
     def told_db(self) -> float:
-        """Decibels of what tells samples apart over error; of the whole signal where that is not known."""
-        return self.sqnr_db if self.variation_db is None else self.variation_db
+        """Decibels of what tells samples apart over error; of the whole signal where that is not known, or where the
+        error may be rounding."""
+        return self.sqnr_db if self.variation_db is None or self.sqnr_db >= ROUNDED_DB else self.variation_db
 
     @property
     def top1_agreement(self) -> float | None:

@@ -45,7 +45,7 @@ def _of_output(output: OutputComparison, drop: float | None) -> Verdict:
         )
         return Verdict(_level(classes.expected_loss), reason)
     level = next(level for limit, level in DECIBELS if output.told_db < limit or limit == float("inf"))
-    kept = "signal" if output.variation_db is None else "what tells samples apart"
+    kept = "what tells samples apart" if output.told_db == output.variation_db else "signal"
     return Verdict(level, f"output {output.name!r} keeps {output.told_db:.1f} dB of {kept} over error")
 
 

@@ -123,6 +123,36 @@ def test_boxes_beside_probabilities_are_no_classes():
     assert box.variation_db < box.sqnr_db
 
 
+@pytest.mark.parametrize(("error", "silent"), [(1e-6, True), (0.1, False)])
+def test_rounding_of_an_output_that_never_changes_is_no_error(error, silent):
+    """Samples are multiplied by zero, and one is added."""
+
+    def constant(value):
+        graph = Builder()
+        zero = graph.node("Mul", graph.input(("N", 3, 2)), graph.constant(0.0))
+        return graph.model(graph.node("Add", zero, graph.constant(value), name="y"))
+
+    x = np.random.default_rng(0).standard_normal((8, 3, 2)).astype(np.float32)
+    found = validate(constant(1.0), constant(1.0 + error), {"x": x})
+    assert found.silent_outputs == (("y",) if silent else ())
+    assert found.verdict is None if silent else found.verdict.level == "ruined"
+
+
+def test_rounding_of_an_output_that_hardly_changes_is_no_error():
+    """Beside what it has in common, samples move it by a millionth, and so does the error."""
+
+    def nearly(value):
+        graph = Builder()
+        little = graph.node("Mul", graph.input(("N", 3, 2)), graph.constant(1e-6))
+        return graph.model(graph.node("Add", little, graph.constant(value), name="y"))
+
+    x = np.random.default_rng(0).standard_normal((8, 3, 2)).astype(np.float32)
+    found = validate(nearly(1.0), nearly(1.000002), {"x": x})
+    (output,) = found.outputs
+    assert output.variation_db < 3 < 80 < output.told_db == output.sqnr_db and found.verdict.level == "intact"
+    assert "of signal over error" in found.verdict.reason
+
+
 def test_one_sample_is_taken_at_its_word():
     (same,) = validate(scaled(), scaled(), {"x": logits(1)}).outputs
     assert same.sqnr_db == math.inf
