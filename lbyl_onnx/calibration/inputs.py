@@ -35,6 +35,13 @@ class InputSpec:
         spatial = self.shape[1:3] if last else self.shape[2:]
         return (3 if last else 1) if all(size is None or size >= 4 for size in spatial) else None
 
+    @property
+    def free_axes(self) -> tuple[int, ...]:
+        """Its dynamic axes but for the first, which counts samples, and that of channels."""
+        return tuple(
+            axis for axis, size in enumerate(self.shape) if size is None and axis not in (0, self.channel_axis)
+        )
+
     def shortest_side(self, shape: Sequence[int]) -> int | None:
         """Pixels of the shorter side of its images of this `shape`; None where it takes none."""
         return None if self.channel_axis is None else min(shape[1:3] if self.channel_axis == 3 else shape[2:])

@@ -44,16 +44,10 @@ def runnable_sizes(model: Model, shapes: _Shapes, runtime: RunOptions) -> dict[s
         usual = concrete_shapes(specs, 1, shapes=shapes)
     except ModelError:
         return dict(shapes)
-    free = [
-        (spec, axis)
-        for spec in specs
-        if spec.name not in shapes
-        for axis, size in enumerate(spec.shape)
-        if size is None and axis not in (0, spec.channel_axis)
-    ]
+    free = [spec for spec in specs if spec.name not in shapes and spec.free_axes]
     if not free:
         return dict(shapes)
-    session = open_session(model, RunOptions("cpu", runtime.threads, runtime.custom_ops_library))
+    session = open_session(model, replace(runtime, provider="cpu"))
     if _runs(model, session, usual):
         return dict(shapes)
     for changed in _candidates(model, usual, free):
@@ -78,29 +72,21 @@ def sizes_found(shapes: _Shapes, found: _Shapes) -> list[str]:
     ]
 
 
-def _candidates(
-    model: Model, usual: _Shapes, free: Sequence[tuple[InputSpec, int]]
-) -> Iterator[dict[str, tuple[int, ...]]]:
+def _candidates(model: Model, usual: _Shapes, free: Sequence[InputSpec]) -> Iterator[dict[str, tuple[int, ...]]]:
     """Shapes of inputs that are not the usual ones: each free axis changed alone, then all of an input."""
     features = list(islice(_features(model), CONSTANTS))
-    for spec, axis in free:
-        for size in dict.fromkeys([*_sizes(spec), *features]):
-            yield from _resized(usual, spec, [axis], size)
-    for name in dict.fromkeys(spec.name for spec, _ in free):
-        axes = [(spec, axis) for spec, axis in free if spec.name == name]
-        for size in _sizes(axes[0][0]) if len(axes) > 1 else ():
-            yield from _resized(usual, axes[0][0], [axis for _, axis in axes], size)
+    alone = [(spec, [axis], [*_sizes(spec), *features]) for spec in free for axis in spec.free_axes]
+    alike = [(spec, [*spec.free_axes], [*_sizes(spec)]) for spec in free if len(spec.free_axes) > 1]
+    for spec, axes, sizes in [*alone, *alike]:
+        for size in dict.fromkeys(sizes):
+            shape = tuple(size if axis in axes else length for axis, length in enumerate(usual[spec.name]))
+            if shape != usual[spec.name] and math.prod(shape) <= LARGEST:
+                yield {spec.name: shape}
 
 
 def _sizes(spec: InputSpec) -> Sequence[int]:
     signal = spec.channel_axis is None and spec.dtype.kind == "f"
     return (*SIZES, *LENGTHS) if signal else SIZES
-
-
-def _resized(usual: _Shapes, spec: InputSpec, axes: Sequence[int], size: int) -> Iterator[dict[str, tuple[int, ...]]]:
-    shape = tuple(size if axis in axes else length for axis, length in enumerate(usual[spec.name]))
-    if shape != usual[spec.name] and math.prod(shape) <= LARGEST:
-        yield {spec.name: shape}
 
 
 def _features(model: Model) -> Iterator[int]:

@@ -91,12 +91,7 @@ def _attempts(
     one, two, three = (concrete_shapes(specs, batch, shapes=shapes) for batch in (1, 2, 3))
     if not any(None in spec.shape for spec in specs):
         return [(one, None)]
-    free = [
-        (spec.name, axis)
-        for spec in specs
-        for axis, declared in enumerate(spec.shape)
-        if declared is None and axis not in (0, spec.channel_axis)
-    ]
+    free = [(spec.name, axis) for spec in specs for axis in spec.free_axes]
     others = [[each for each in free if each != fixed] for fixed in free] if len(free) > 1 else []
     return [*((two, _grown(three, axes)) for axes in [free, *others]), (two, three), (one, None)]
 

@@ -60,12 +60,12 @@ def print_compression(screen: Console, report: Report, written: str) -> None:
 def print_agreement(screen: Console, validation: Validation) -> None:
     """How far the outputs of two models agree, and on what that was measured."""
     say(screen, tables.measured_on(validation))
-    if validation.free_outputs:
-        names = ", ".join(validation.free_outputs)
-        say(screen, tables.printable(f"not compared, as their sizes follow values: {names}"))
-    if validation.silent_outputs:
-        names = ", ".join(validation.silent_outputs)
-        say(screen, tables.printable(f"not compared, as they are the same for all samples: {names}"))
+    for names, why in (
+        (validation.free_outputs, "their sizes follow values"),
+        (validation.silent_outputs, "they are the same for all samples"),
+    ):
+        if names:
+            say(screen, tables.printable(f"not compared, as {why}: {', '.join(names)}"))
     if validation.outputs:
         screen.print()
         screen.print(tables.outputs_table(validation, screen.width))

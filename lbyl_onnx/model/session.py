@@ -17,8 +17,9 @@ from onnx import TensorProto
 
 from ..errors import ModelError, UsageError, counted
 from ..options import RunOptions
+from .graph import GraphIndex
 from .model import Model
-from .nodes import reads, walk
+from .nodes import walk
 from .providers import FATAL_ONLY, PROVIDERS, cuda_missing, resolve
 
 DEFAULTS = RunOptions()
@@ -130,14 +131,14 @@ def _split_weights(model: Model) -> tuple[onnx.ModelProto, dict[str, tuple[np.nd
     reads is inline too: onnxruntime forgets it, and then misses the name."""
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)
-    read = {name for node in proto.graph.node for name in reads(node)} | {value.name for value in proto.graph.output}
+    index = GraphIndex(model)
     large = {}
     for initializer in proto.graph.initializer:
         name, data_type = initializer.name, initializer.data_type
         array = model.weights.get(name)
         if array is None:
             continue
-        if array.nbytes < INLINE_BYTES or name not in read:
+        if array.nbytes < INLINE_BYTES or not index.is_read(name):
             initializer.raw_data = array.tobytes()
             continue
         large[name] = np.require(array, requirements=["C", "A"]), data_type

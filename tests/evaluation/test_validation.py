@@ -91,7 +91,9 @@ def test_sqnr_and_cosine_of_extremes(scale, sqnr, cosine):
 
 
 def test_an_original_of_zeros():
+    (same,) = validate(scaled(0.0), scaled(0.0), {"x": logits(1)}).outputs
     (other,) = validate(scaled(0.0), scaled(1.0), {"x": logits()}).outputs
+    assert (same.sqnr_db, same.cosine, same.ware) == (math.inf, 1, 0)
     assert (other.sqnr_db, other.cosine, other.ware) == (-math.inf, 0, math.inf)
 
 
