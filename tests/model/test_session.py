@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from uniform import compress
 
 from lbyl_onnx.errors import ModelError, UsageError
+from lbyl_onnx.evaluation.certificates.certify import certify
 from lbyl_onnx.model import providers, session
 from lbyl_onnx.model.reading import load
 from lbyl_onnx.model.session import feed_batches, open_session, run, run_batches, static_batches
@@ -331,6 +332,13 @@ def test_a_foreign_operator_in_a_subgraph_is_named():
 def test_a_library_that_does_not_help_is_not_asked_for_again(extensions):
     with pytest.raises(ModelError, match=r"onnxruntime refuses the model: .*Twist"):
         open_session(twisted("my.ops"), RunOptions(custom_ops_library=extensions))
+
+
+def test_a_model_of_dynamic_sizes_that_needs_a_library_is_certified(extensions):
+    proto = twisted("ai.onnx.contrib", "NegPos").to_proto()
+    proto.graph.input[0].type.tensor_type.shape.dim[1].dim_param = "features"
+    found = certify(proto, proto, samples=20, provider="cpu", custom_ops_library=extensions)
+    assert found.samples == 20
 
 
 @pytest.fixture

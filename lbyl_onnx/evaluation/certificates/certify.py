@@ -109,10 +109,10 @@ def certify(
             after = load(compressed)
     except ModelError as error:
         raise ValidationFailed(f"the compressed model does not load: {error}") from error
-    evaluation, warnings = _samples(input_specs(before), before, data, options)
+    runtime = RunOptions(provider, custom_ops_library=custom_ops_library)
+    evaluation, warnings = _samples(input_specs(before), before, data, options, runtime)
     used = read_samples_used(after) | read_samples_used(before) | _samples_of(run)
     _refuse_used(evaluation, used)
-    runtime = RunOptions(provider, custom_ops_library=custom_ops_library)
     gaps, without, compared = measure_gaps(before, after, evaluation, runtime)
     return Certificate(
         original=before.name,
@@ -171,14 +171,14 @@ def _opened(model: Model, runtime: RunOptions) -> ort.InferenceSession:
 
 
 def _samples(
-    specs: Sequence[InputSpec], model: Model, data: Data, options: SampleOptions
+    specs: Sequence[InputSpec], model: Model, data: Data, options: SampleOptions, runtime: RunOptions
 ) -> tuple[SampleSet, list[str]]:
     """Different samples, and what to tell of them."""
     if data is None:
         if options.samples is None:
             message = "is needed: an .npz file with an array for each input, or a folder of images; or --samples N"
             raise UsageError(f"{message} made-up ones, from which nothing follows for real inputs", "data")
-        made_up = replace(at_runnable_sizes(model, options, RunOptions()), seed=options.seed + MADE_UP_FROM)
+        made_up = replace(at_runnable_sizes(model, options, runtime), seed=options.seed + MADE_UP_FROM)
         return _different(specs, unseen(model, AUTO, made_up, count=options.samples))
     with naming("data"):
         return _different(specs, read_samples(specs, data, options, EXPECTED, MOST_IMAGES))
