@@ -8,6 +8,13 @@ import numpy as np
 
 CHUNK = 2**20
 """Elements that are looked at at once."""
+ROUNDED_DB = 80.0
+"""Signal over error from which on an error is taken for rounding: a ten-thousandth of the values."""
+
+
+def energy_share(sqnr_db: float) -> float:
+    """Error power over signal power."""
+    return float(10 ** (-sqnr_db / 10))
 
 
 @dataclass

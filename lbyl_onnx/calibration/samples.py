@@ -82,6 +82,13 @@ class Calibration:
         count = max(int((sizes <= elements).sum()), len(set(self.folds)))
         return replace(self, batches=self.batches[:count], folds=self.folds[:count])
 
+    def spread(self, count: int) -> Calibration:
+        """At most `count` batches, from everywhere."""
+        taken = np.unique(np.linspace(0, len(self.batches) - 1, count).round().astype(int)).tolist()
+        return replace(
+            self, batches=[self.batches[each] for each in taken], folds=tuple(self.folds[each] for each in taken)
+        )
+
 
 def calibrate(
     model: Model, source: Source, options: SampleOptions, macs: int = 0, runtime: RunOptions = DEFAULTS

@@ -11,8 +11,9 @@ import math
 
 import numpy as np
 
-from ..calibration.classes import are_probabilities, probabilities
-from .records import ClassComparison
+from ..calibration.classes import are_probabilities, divergence, probabilities
+from ..calibration.positions import Information, PositionClasses
+from .records import ClassComparison, PositionComparison
 
 DEVIATIONS = 1.96
 """Half the width of a 95 % interval, in standard errors."""
@@ -56,7 +57,7 @@ class _Answers:
         rows = np.arange(len(before))
         self._losses.append(before[rows, first] - before[rows, second])
         self._agreeing += int((first == second).sum())
-        self._divergence += float((before * np.log(before / after)).sum())
+        self._divergence += divergence(before, after)
         self._confidence += float(before[rows, first].sum())
 
     def result(self, factor: float) -> ClassComparison:
@@ -77,3 +78,27 @@ class _Answers:
             expected_loss=middle,
             expected_loss_interval=(low, high),
         )
+
+
+class PositionScores:
+    """The answers of two models at each of many positions, slice by slice."""
+
+    def __init__(self, classes: PositionClasses) -> None:
+        self._classes = classes
+        self._information = Information()
+        self._positions = self._agreeing = 0
+        self._divergence = 0.0
+
+    def add(self, reference: np.ndarray, found: np.ndarray) -> None:
+        """One more slice of scores, both of the same shape."""
+        answers = zip(self._classes.probabilities(reference), self._classes.probabilities(found), strict=True)
+        for before, after in answers:
+            self._information.add(before)
+            self._positions += len(before)
+            self._agreeing += int((before.argmax(axis=1) == after.argmax(axis=1)).sum())
+            self._divergence += divergence(before, after)
+
+    def result(self) -> PositionComparison:
+        """The record of all slices."""
+        told = self._information.nats
+        return PositionComparison(self._agreeing / self._positions, self._divergence / told if told else None)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 
 from ..calibration.classes import class_outputs, top1
+from ..calibration.positions import position_classes
 from ..calibration.user_samples import SampleSet, rows_of
 from ..errors import ModelError, UsageError, ValidationFailed
 from ..model.session import feed_batches, run
-from .class_scores import ClassScores
+from .class_scores import ClassScores, PositionScores
 from .latency import timed
 from .output_errors import OutputErrors, is_numeric
 
@@ -46,11 +48,12 @@ class Comparison:
                 self.seconds.append((old_seconds, new_seconds))
             values = dict(zip(names, old, strict=True)), dict(zip(names, new, strict=True))
             self.free |= {name for name, free in free_axes.items() if _differ(free, *(each[name] for each in values))}
-            self._add(*values, rows_of(feed))
+            self._add(feed, *values)
         for name in self.free & self.outputs.keys():
             del self.outputs[name]
 
-    def _add(self, old: dict[str, Any], new: dict[str, Any], rows: int) -> None:
+    def _add(self, feed: Mapping[str, np.ndarray], old: dict[str, Any], new: dict[str, Any]) -> None:
+        rows = rows_of(feed)
         numeric = [name for name, value in old.items() if is_numeric(value) and name not in self.free]
         found = class_outputs({name: old[name] for name in numeric}, rows)
         for name in numeric:
@@ -60,8 +63,7 @@ class Comparison:
                     f"the original's {old[name].shape}"
                 )
             if name not in self.outputs:
-                scores = ClassScores(self.evaluation.understates) if name in found else None
-                self.outputs[name] = OutputErrors(name, classes=scores)
+                self.outputs[name] = self._errors(name, old[name], rows, feed, name in found)
             self.outputs[name].add(old[name], new[name], rows)
         classes = next(iter(found), None)
         if classes is not None and self._labelled(old[classes].shape[1]):
@@ -72,6 +74,14 @@ class Comparison:
                 hits = int((top1(values[classes]) == labels).sum())
                 self.correct[side] = self.correct.get(side, 0) + hits
         self.samples += rows
+
+    def _errors(
+        self, name: str, value: np.ndarray, rows: int, feed: Mapping[str, np.ndarray], classes: bool
+    ) -> OutputErrors:
+        """What is looked at in an output, by its first slice."""
+        scores = ClassScores(self.evaluation.understates) if classes else None
+        positions = None if classes else position_classes(value, rows, feed)
+        return OutputErrors(name, classes=scores, positions=PositionScores(positions) if positions else None)
 
     def _labelled(self, classes: int) -> bool:
         """Whether the samples have labels for so many classes."""

@@ -17,6 +17,7 @@ import numpy as np
 import onnxruntime as ort
 
 from ..budgets import DROP, Budget
+from ..calibration.changes import energy_share
 from ..calibration.samples import Calibration
 from ..calibration.user_samples import SampleSet
 from ..errors import NothingToRemove, ValidationFailed
@@ -29,7 +30,6 @@ from ..selection.planner import Planner
 from .comparison import Comparison
 from .judging import Judging
 from .output_errors import OutputErrors
-from .records import energy_share
 from .verdict import answers
 
 FIRST_SHARE = 0.08

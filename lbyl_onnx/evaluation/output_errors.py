@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 import ml_dtypes
 import numpy as np
 
-from ..calibration.changes import Changes
+from ..calibration.changes import ROUNDED_DB, Changes, energy_share
 from ..calibration.classes import is_classes
 from ..errors import ValidationFailed, counted
-from .class_scores import ClassScores
-from .records import ROUNDED_DB, OutputComparison, energy_share
+from .class_scores import ClassScores, PositionScores
+from .records import OutputComparison
 
 CHUNK = 2**20
 
@@ -33,6 +33,7 @@ class OutputErrors:
     product: float = 0.0
     noise: float = 0.0
     classes: ClassScores | None = field(default_factory=ClassScores)
+    positions: PositionScores | None = None
     changes: Changes = field(default_factory=Changes)
 
     def add(self, reference: np.ndarray, found: np.ndarray, samples: int) -> None:
@@ -55,6 +56,8 @@ class OutputErrors:
             self.classes.add(reference, found)
         else:
             self.classes = None
+        if self.positions is not None:
+            self.positions.add(reference, found)
 
     def _decibels(self, energy: float) -> float:
         """An energy over that of the error."""
@@ -91,6 +94,7 @@ class OutputErrors:
             cosine=min(self.product / norms, 1.0) if norms else float(self.signal == self.power),
             ware=self.total / self.magnitude if self.magnitude else alone,
             classes=None if self.classes is None else self.classes.result(),
+            positions=None if self.positions is None else self.positions.result(),
         )
 
 

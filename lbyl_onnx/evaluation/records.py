@@ -11,6 +11,8 @@ from typing import TypeVar
 import cattrs
 import numpy as np
 
+from ..calibration.changes import ROUNDED_DB, energy_share
+from ..calibration.classes import is_sure
 from ..calibration.samples_used import SamplesUsed
 from ..errors import counted
 from ..options import Options
@@ -107,13 +109,17 @@ class ClassComparison:
     expected_loss_interval: tuple[float, float]
 
 
-ROUNDED_DB = 80.0
-"""Signal over error from which on an error is taken for rounding: a ten-thousandth of the values."""
+@dataclass(frozen=True)
+class PositionComparison:
+    """What the answers at the positions of an output lost, such as those of a segmented image or of a line of text.
 
+    `agreement`: share of the positions with the same top-1. `lost`: share of what the original's answers tell of their
+    sample: the Kullback-Leibler divergence of the result's class probabilities from the original's, over that of the
+    mean over samples, both summed over positions; None where the latter is not known.
+    """
 
-def energy_share(sqnr_db: float) -> float:
-    """Error power over signal power."""
-    return float(10 ** (-sqnr_db / 10))
+    agreement: float
+    lost: float | None
 
 
 @dataclass(frozen=True)
@@ -126,7 +132,7 @@ class OutputComparison:
     `ware`: weighted average reconstruction error (Yu et al., NISP, CVPR 2018), the mean of alpha |y' - y| / |y| over
     samples and responses. The weight alpha is |y| / mean |y|, so responses near 0 do not make it infinite, and what is
     left is the sum of |y' - y| over that of |y| (inf where only the latter is 0). `classes`: what its answers lost,
-    None where the output does not look like classes.
+    None where the output does not look like classes; `positions`: the same of answers at each position.
     """
 
     name: str
@@ -138,6 +144,7 @@ class OutputComparison:
     ware: float
     classes: ClassComparison | None = None
     variation_db: float | None = None
+    positions: PositionComparison | None = None
 
     @property
     def error_share(self) -> float:
@@ -152,8 +159,17 @@ class OutputComparison:
 
     @property
     def top1_agreement(self) -> float | None:
-        """Share of samples with the same top-1; None where the output does not look like classes."""
-        return None if self.classes is None else self.classes.agreement
+        """Share of samples or positions with the same top-1; None where the output does not look like classes."""
+        answers = self.classes or self.positions
+        return None if answers is None else answers.agreement
+
+    @property
+    def divergence(self) -> float:
+        """How far it moved, as `selection.divergence` tells it."""
+        if self.classes is not None and is_sure(self.classes.confidence, self.shape[1]):
+            return self.classes.divergence
+        lost = None if self.positions is None else self.positions.lost
+        return energy_share(self.told_db) if lost is None else lost
 
 
 @dataclass(frozen=True)
@@ -210,10 +226,8 @@ class Validation:
 
     @property
     def divergence(self) -> float:
-        """How far the outputs moved: the divergence of classes, or the error's share of the energy, averaged over the
-        outputs."""
-        moved = [output.error_share if output.classes is None else output.classes.divergence for output in self.outputs]
-        return float(np.mean(moved)) if moved else 0.0
+        """How far the outputs moved, on average over them."""
+        return float(np.mean([output.divergence for output in self.outputs])) if self.outputs else 0.0
 
 
 @dataclass(frozen=True, repr=False)

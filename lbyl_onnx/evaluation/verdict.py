@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..calibration.classes import is_sure
 from ..errors import ValidationFailed
 from ..options import Limits
 from .records import ClassComparison, OutputComparison, Validation, Verdict
@@ -13,8 +14,6 @@ LOSSES = ((0.30, RUINED), (0.10, DAMAGED), (0.03, WORN), (-1.0, INTACT))
 """Expected losses of accuracy from which on a classifier is called so (`benchmarks/expected_loss.py`)."""
 DECIBELS = ((3.0, RUINED), (10.0, DAMAGED), (20.0, WORN), (float("inf"), INTACT))
 """Ratios of what tells samples apart to error below which another output is called so."""
-LEAST_CONFIDENCE = 0.05
-"""How far above chance, as a share of the way to certainty, a classifier has to be for its answers to count."""
 ROUNDING = 1e-9
 """Points by which a result that just keeps a limit may seem to break it."""
 ADVICE = "; ask for less, or give own samples with --calibration"
@@ -46,13 +45,15 @@ def _of_output(output: OutputComparison, drop: float | None) -> Verdict:
         return Verdict(_level(classes.expected_loss), reason)
     level = next(level for limit, level in DECIBELS if output.told_db < limit or limit == float("inf"))
     kept = "what tells samples apart" if output.told_db == output.variation_db else "signal"
-    return Verdict(level, f"output {output.name!r} keeps {output.told_db:.1f} dB of {kept} over error")
+    reason = f"output {output.name!r} keeps {output.told_db:.1f} dB of {kept} over error"
+    if output.positions is not None:
+        reason += f", and {100 * output.positions.agreement:.1f} % of its answers are the original's"
+    return Verdict(level, reason)
 
 
 def answers(classes: ClassComparison, count: int) -> bool:
     """Whether the original is sure enough of some class to be a classifier."""
-    chance = 1 / count
-    return (classes.confidence - chance) / (1 - chance) >= LEAST_CONFIDENCE
+    return is_sure(classes.confidence, count)
 
 
 def _level(loss: float) -> str:
@@ -63,7 +64,8 @@ def check_limits(validation: Validation, limits: Limits, advice: str = ADVICE) -
     """Raise ValidationFailed, which ends with the `advice`, where a result breaks one of the limits; also where one
     cannot be checked."""
     if limits.min_agreement is not None:
-        found = [output.classes.agreement for output in validation.outputs if output.classes is not None]
+        agreements = [output.top1_agreement for output in validation.outputs]
+        found = [agreement for agreement in agreements if agreement is not None]
         if not found:
             raise ValidationFailed("no output looks like classes, so --min-agreement cannot be checked; use --min-sqnr")
         if 100 * min(found) < limits.min_agreement - ROUNDING:

@@ -60,6 +60,9 @@ def _measured(validation: Validation) -> Iterator[Row]:
             low, high = (100 * end for end in classes.expected_loss_interval)
             loss = f"{100 * classes.expected_loss:.1f} points"
             yield Row(f"accuracy expected to be lost{name}", "", loss, "", f"95 %: {low:.1f} to {high:.1f} points")
+        if output.positions is not None:
+            kept = f"{100 * output.positions.agreement:.1f} %"
+            yield Row(f"answers at positions{name} that are the original's", "100 %", kept, "", "")
         share = f"{100 * output.error_share:.3g} % of the energy is error"
         if output.variation_db is not None:
             share += f"; {output.variation_db:.1f} dB of what tells samples apart"

@@ -10,20 +10,18 @@ output.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
 from onnx import helper
 
-from ..calibration.changes import Changes
-from ..calibration.classes import are_probabilities, class_outputs, probabilities
 from ..calibration.ridge_regression import ridge_solution
 from ..calibration.samples import Calibration
 from ..calibration.staged_run import Batch, CalibratedRun, StagedRun
 from ..channels.groups import Analysis, ChannelGroup, WeightAxis
-from ..errors import MeasurementFailed
 from ..model.graph import GraphIndex
 from ..model.model import Model
 from ..model.nodes import reads
@@ -31,6 +29,7 @@ from ..model.weight_layer import WeightLayer, weight_layer
 from ..options import RunOptions
 from ..progress import Tell, untold
 from .criteria import Reading, Trial
+from .divergence import Original
 
 FIRST_SHARES = (0.125, 0.25, 0.5)
 """Shares of a group's units whose leaving is measured for every group."""
@@ -43,7 +42,9 @@ FAR_SHARES = (0.75, 1.0)
 RIDGE = 0.1
 """Of the refits, relative to the mean variance."""
 JUDGED_ELEMENTS = 128 * 3 * 224 * 224
-"""Elements of input in the samples that are run, at most."""
+"""Elements of input and output in the samples that are run, at most, where that leaves LEAST_JUDGED batches: one sample
+of a segmenting network has answers for thousands of positions."""
+LEAST_JUDGED = 8
 STEEPEST = 3.0
 """The highest power that a curve begins with."""
 
@@ -51,8 +52,7 @@ STEEPEST = 3.0
 @dataclass(frozen=True)
 class Curve:
     """One group's sensitivity. `removed`: int64 (points,), units that went, ascending; `divergence`: float64 (points,),
-    what that did to the outputs: of classes the mean Kullback-Leibler divergence in nats, of others the error's share
-    of the energy; averaged over outputs, and not falling."""
+    what that did to the outputs (`selection.divergence`), averaged over them, and not falling."""
 
     removed: np.ndarray
     divergence: np.ndarray
@@ -107,16 +107,12 @@ class _Measuring:
     def __init__(self, analysis: Analysis, calibration: Calibration, options: RunOptions) -> None:
         self._analysis = analysis
         self._index = GraphIndex(analysis.model)
-        judging = calibration.only(calibration.fold_count - 1).first(JUDGED_ELEMENTS)
+        judging = _judging(analysis, calibration)
         model = _as_measured(analysis.model, calibration, options)
         self.run = StagedRun(model, judging.batches, options)
         outputs = [value.name for value in analysis.model.proto.graph.output]
         whole = self.run.rest(self.run.ahead(), {}, outputs)
-        self._samples = [len(next(iter(batch.values()))) for batch in judging.batches]
-        self._wanted = _telling([_compared(values) for values in whole({})], self._samples)
-        self._classes = class_outputs(self._wanted[0], self._samples[0])
-        if not any(self._wanted):
-            raise MeasurementFailed("no output is a tensor of floating-point numbers that differs between samples")
+        self._original = Original(judging.batches, whole({}))
 
     def curve(self, group: ChannelGroup, trial: Trial, known: Curve | None = None) -> Curve | None:
         """The curve of one group, or what is `known` of it and its further course; None where no output follows it."""
@@ -128,7 +124,7 @@ class _Measuring:
         for node in self.run.ahead():
             if not followed.isdisjoint(reads(node)):
                 followed.update(node.output)
-        outputs = [name for name in self._wanted[0] if name in followed]
+        outputs = [name for name in self._original.names if name in followed]
         if not outputs:
             return None
         rest = self.run.rest(nodes, cut.given(0), outputs)
@@ -137,7 +133,7 @@ class _Measuring:
         def measure(share: float) -> float:
             count = min(max(1, round(share * group.units)), len(trial.order))
             if count not in found:
-                found[count] = self._divergence(rest(cut.given(count)), outputs)
+                found[count] = self._original.divergence(rest(cut.given(count)), outputs)
             return found[count]
 
         shares = FAR_SHARES if known else FIRST_SHARES
@@ -146,18 +142,6 @@ class _Measuring:
             measure(LATER_SHARE if last < SPARED else EARLIER_SHARE)
         counts = np.array(sorted(found), np.int64)
         return Curve(counts, np.maximum.accumulate([found[count] for count in counts.tolist()]))
-
-    def _divergence(self, values: Iterator[Batch], outputs: list[str]) -> float:
-        """How far the outputs are from the original's, on average over those that follow."""
-        lost = dict.fromkeys(outputs, 0.0)
-        whole = dict.fromkeys(outputs, 0.0)
-        for wanted, found, samples in zip(self._wanted, values, self._samples, strict=True):
-            for name in outputs:
-                loss, size = _divergence(wanted[name], found[name], name in self._classes, samples)
-                lost[name] += loss
-                whole[name] += size
-        shares = [lost[name] / whole[name] for name in outputs if whole[name] > 0]
-        return float(np.nan_to_num(np.mean(shares), nan=np.inf, posinf=np.inf)) if shares else 0.0
 
 
 class _CutGroup:
@@ -285,6 +269,16 @@ def stand_in(
     return mixing, mean[removed] - mean[kept] @ mixing
 
 
+def _judging(analysis: Analysis, calibration: Calibration) -> Calibration:
+    """The samples that judge."""
+    fold = calibration.only(calibration.fold_count - 1)
+    probe = analysis.probe
+    shapes = [fact.shape for value in analysis.model.proto.graph.output if (fact := probe.tensors.get(value.name))]
+    answers = sum(math.prod(shape) for shape in shapes) / probe.elements
+    batch = fold.elements * (1 + answers) / len(fold.batches)
+    return fold.spread(max(int(JUDGED_ELEMENTS / batch), LEAST_JUDGED))
+
+
 def _as_measured(model: Model, calibration: Calibration, options: RunOptions) -> Model:
     """The model as activations were measured: on made-up samples BatchNormalization uses their statistics."""
     run = CalibratedRun(model, calibration, options)
@@ -294,35 +288,3 @@ def _as_measured(model: Model, calibration: Calibration, options: RunOptions) ->
         return run.model
     finally:
         run.run.close()
-
-
-def _compared(values: Batch) -> Batch:
-    """The outputs that are compared: tensors of floating-point numbers."""
-    return {
-        name: value
-        for name, value in values.items()
-        if isinstance(value, np.ndarray) and value.dtype.kind not in "biuOUS"
-    }
-
-
-def _telling(values: list[Batch], samples: list[int]) -> list[Batch]:
-    """The outputs that are not the same for all samples, of which there are so many in each batch."""
-    changes = {name: Changes() for name in values[0]}
-    for batch, count in zip(values, samples, strict=True):
-        for name, array in batch.items():
-            changes[name].add(array, count)
-    return [{name: array for name, array in batch.items() if not changes[name].none} for batch in values]
-
-
-def _divergence(wanted: np.ndarray, found: np.ndarray, classes: bool, samples: int) -> tuple[float, float]:
-    """The sum of what is lost of an output on some samples, and what to divide it by: their number for classes, the
-    energy for others; (0, 0) where they have other sizes."""
-    if found.shape != wanted.shape:
-        return 0.0, 0.0
-    if classes:
-        softmax = not are_probabilities(wanted)
-        before, after = probabilities(wanted, softmax), probabilities(found, softmax)
-        return float((before * np.log(before / after)).sum()), float(samples)
-    before, after = wanted.astype(np.float64), found.astype(np.float64)
-    finite = np.isfinite(before)
-    return float(np.square(after - before)[finite].sum()), float(np.square(before)[finite].sum())

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..evaluation.records import energy_share
+from ..calibration.changes import energy_share
 from ..evaluation.verdict import DECIBELS, LOSSES
 from ..model.writing import write_whole
 from .rows import DONE, Row, Sweep, by_model

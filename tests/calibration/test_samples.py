@@ -462,3 +462,12 @@ def test_a_range_is_where_pixels_end_up(low, high):
 def test_normalisations_that_are_none(mean, std, input_range, message):
     with pytest.raises(UsageError, match=message):
         parse_normalisation(mean, std, input_range)
+
+
+@pytest.mark.parametrize(("count", "expected"), [(1, [0]), (3, [0, 4, 9]), (10, range(10)), (99, range(10))])
+def test_some_batches_from_everywhere(count, expected):
+    """They keep their folds."""
+    batches = [{"x": np.full((1, 2), number, np.float32)} for number in range(10)]
+    found = calibration.Calibration(batches, tuple(number % 2 for number in range(10)), True, "").spread(count)
+    assert [int(batch["x"][0, 0]) for batch in found.batches] == list(expected)
+    assert found.folds == tuple(number % 2 for number in expected)

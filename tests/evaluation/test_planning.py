@@ -78,7 +78,7 @@ def test_the_frontier_ends_where_budgets_are_out_of_reach():
     assert [point.share for point in points] == list(SHARES[: len(points)])
 
 
-def test_outputs_that_are_no_classes_lose_a_share_of_their_energy(one_round):
+def test_outputs_that_are_no_classes_lose_a_share_of_what_tells_samples_apart(one_round):
     graph = Builder()
     hidden = graph.node("Relu", graph.conv(graph.input(("N", 3, 8, 8)), 3, 32, name="first"))
     model = graph.model(graph.conv(hidden, 32, 4))
@@ -86,7 +86,7 @@ def test_outputs_that_are_no_classes_lose_a_share_of_their_energy(one_round):
     (output,) = result.report.validation.outputs
     (point,) = (point for point in lbyl_onnx.plan(model, samples=SAMPLES).frontier if point.share == 0.7)
     assert output.classes is None
-    assert point.measured == pytest.approx(10 ** (-output.sqnr_db / 10), rel=1e-3)
+    assert point.measured == pytest.approx(10 ** (-output.variation_db / 10), rel=1e-3)
 
 
 # ---- the plan

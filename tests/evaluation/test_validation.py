@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from graphs import Builder
 from onnx import TensorProto, helper, numpy_helper
+from scipy.special import rel_entr, softmax
 
 from lbyl_onnx.calibration.samples import UNDERSTATED, calibrate, unseen
 from lbyl_onnx.errors import ModelError, UsageError, ValidationFailed
@@ -437,3 +438,37 @@ def test_large_inputs_are_compared_on_fewer_samples(shape, expected):
     )
     assert validate(model, model).samples == expected
     assert validate(model, model, samples=2).samples == 2
+
+
+def at_positions(weight=None):
+    """A line of numbers read at each of five places: a softmax over their last axis."""
+    graph = Builder()
+    weight = np.ones(3, np.float32) if weight is None else weight
+    value = graph.node("Mul", graph.input(("N", 5, 3)), graph.constant(weight))
+    return graph.model(graph.node("Softmax", value, axis=2))
+
+
+def test_answers_at_positions_are_compared(monkeypatch):
+    monkeypatch.setattr(comparison, "BATCH_LIMIT", 7)
+    monkeypatch.setattr(comparison, "ONE_BY_ONE", 7)
+    weight = np.array([1.0, 0.5, -2.0], np.float32)
+    x = logits(40 * 5).reshape(40, 5, 3)
+    result = validate(at_positions(), at_positions(weight), {"x": x})
+    (output,) = result.outputs
+    old, new = (softmax(value.astype(np.float64), axis=2) for value in (x, x * weight))
+    agreement = np.mean(old.argmax(2) == new.argmax(2))
+    assert output.classes is None and 0 < agreement < 1
+    assert output.positions.agreement == output.top1_agreement == pytest.approx(agreement)
+    told = rel_entr(old, old.mean(axis=0)).sum() * 40 / 39
+    assert output.positions.lost == pytest.approx(rel_entr(old, new).sum() / told, rel=1e-4)
+    assert result.divergence == output.positions.lost
+    assert result.verdict.reason.endswith(f"{100 * agreement:.1f} % of its answers are the original's")
+
+
+def test_answers_at_positions_that_are_all_alike_lose_signal_alone():
+    """One sample: nobody knows what tells it apart."""
+    x = logits(5).reshape(1, 5, 3)
+    result = validate(at_positions(), at_positions(np.array([1.0, 0.5, 2.0], np.float32)), {"x": x})
+    (output,) = result.outputs
+    assert output.positions.lost is None and output.variation_db is None
+    assert result.divergence == pytest.approx(10 ** (-output.sqnr_db / 10))

@@ -1,19 +1,20 @@
 """What a comparison means, and the limits that a user sets. No number of the module is repeated here."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lbyl_onnx.calibration.classes import LEAST_CONFIDENCE
 from lbyl_onnx.errors import ValidationFailed
-from lbyl_onnx.evaluation.records import ClassComparison, OutputComparison, Validation
+from lbyl_onnx.evaluation.records import ClassComparison, OutputComparison, PositionComparison, Validation
 from lbyl_onnx.evaluation.verdict import (
     DAMAGED,
     DECIBELS,
     INTACT,
-    LEAST_CONFIDENCE,
     LOSSES,
     RUINED,
     WORN,
@@ -234,3 +235,27 @@ def test_the_least_agreement_counts():
     with pytest.raises(ValidationFailed, match=r"only 60\.0 %"):
         check_limits(validation(*outputs), Limits(min_agreement=61))
     assert np.isclose(min(each.top1_agreement for each in outputs), 0.6)
+
+
+def test_answers_at_positions_agree_too():
+    read = replace(output(sqnr=15.0), positions=PositionComparison(0.9, 0.2))
+    check_limits(validation(read), Limits(min_agreement=90))
+    with pytest.raises(ValidationFailed, match=r"only 90\.0 %"):
+        check_limits(validation(output(0.0), read), Limits(min_agreement=91))
+    assert verdict([read]).level == WORN and verdict([read]).reason.endswith(
+        "and 90.0 % of its answers are the original's"
+    )
+
+
+# ---- how far outputs moved
+
+
+def test_an_output_moved_by_what_its_kind_tells():
+    classes, values = output(0.1, sqnr=20.0), output(sqnr=20.0)
+    assert classes.divergence == classes.classes.divergence != values.divergence == pytest.approx(0.01)
+    assert output(0.1, sqnr=20.0, confidence=0.1).divergence == values.divergence
+    assert replace(values, variation_db=3.0).divergence == pytest.approx(10**-0.3)
+    assert replace(values, positions=PositionComparison(0.9, 0.2)).divergence == 0.2
+    assert replace(values, positions=PositionComparison(0.9, None)).divergence == values.divergence
+    assert validation(classes, values).divergence == pytest.approx((0.1 + values.divergence) / 2)
+    assert validation().divergence == 0

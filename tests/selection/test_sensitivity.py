@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, numpy_helper
 from scipy.special import log_softmax
 
+from lbyl_onnx.calibration.classes import is_sure
 from lbyl_onnx.calibration.samples import Calibration
 from lbyl_onnx.calibration.staged_run import StagedRun
 from lbyl_onnx.channels.groups import WeightAxis, analyse
@@ -212,15 +213,16 @@ class Measured:
 
 
 def away(before, after):
-    """How far an output is from the original's: in nats if these are classes, else as a share of the energy."""
+    """How far an output is from the original's: in nats if these are classes that the original is sure of, else as a
+    share of what differs between samples."""
     before, after = before.astype(np.float64), after.astype(np.float64)
-    if before.size != len(before) * before.shape[1]:
-        return np.square(after - before).sum() / np.square(before).sum()
-    before, after = (scores.reshape(len(scores), -1) for scores in (before, after))
-    if (before >= 0).all():
-        return (before * np.log(before / after)).sum(axis=1).mean()
-    scores = log_softmax(before, axis=1), log_softmax(after, axis=1)
-    return (np.exp(scores[0]) * (scores[0] - scores[1])).sum(axis=1).mean()
+    if before.size == len(before) * before.shape[1]:
+        scores = [each.reshape(len(each), -1) for each in (before, after)]
+        known = (scores[0] >= 0).all()
+        logs = [np.log(each) if known else log_softmax(each, axis=1) for each in scores]
+        if is_sure(np.exp(logs[0]).max(axis=1).mean(), before.shape[1]):
+            return (np.exp(logs[0]) * (logs[0] - logs[1])).sum(axis=1).mean()
+    return np.square(after - before).sum() / (before.var(axis=0, ddof=1).sum() * len(before))
 
 
 def refitted(weight, axis, reading, gone, removed, units):
@@ -366,7 +368,8 @@ def both_weights(graph):
     start = graph.node("Gather", read, graph.constant([0]), axis=0)
     weights = graph.weight(1, 8, 8), graph.weight(1, 8, 8)
     hidden = graph.node("RNN", read, *weights, "", "", start, hidden_size=8, name="layer")
-    return [graph.matmul(graph.node("Squeeze", hidden, graph.constant([1])), 8, 3)]
+    rows = graph.node("Transpose", graph.node("Squeeze", hidden, graph.constant([1])), perm=[1, 0, 2])
+    return [graph.matmul(rows, 8, 3)]
 
 
 NETWORKS = (
@@ -392,9 +395,9 @@ def test_a_divergence_is_that_of_the_model_whose_consumers_were_edited(network):
 def test_both_weights_of_one_node_do_without_the_units():
     measured = Measured(made(both_weights), samples((5, 4)))
     number = measured.number("producer")
-    layer = measured.model.proto.graph.node[-3]
+    layer = measured.model.proto.graph.node[-4]
     consumers = [(axis.node, axis.slot) for axis in measured.analysis.groups[number].consumers]
-    assert layer.op_type == "RNN" and {(len(measured.model.proto.graph.node) - 3, slot) for slot in (1, 2)} < {
+    assert layer.op_type == "RNN" and {(len(measured.model.proto.graph.node) - 4, slot) for slot in (1, 2)} < {
         *consumers
     }
     np.testing.assert_allclose(measured.curves[number].divergence, measured.by_hand(number), rtol=2e-3, atol=1e-7)
@@ -486,6 +489,21 @@ def test_judged_on_samples_that_chose_nothing():
 
     assert (judged(0) == measured.curves[number].divergence).all()
     assert (judged(1) != measured.curves[number].divergence).all()
+
+
+@pytest.mark.parametrize(("elements", "judging"), [(10**9, range(8)), (0, (0, 4, 7))], ids=("few", "many"))
+def test_large_outputs_are_judged_on_fewer_batches_from_everywhere(monkeypatch, elements, judging):
+    """Samples of the other batches may be anything."""
+    monkeypatch.setattr(sensitivity, "JUDGED_ELEMENTS", elements)
+    monkeypatch.setattr(sensitivity, "LEAST_JUDGED", 3)
+    measured = Measured(made(relu_chain), samples(batches=16))
+    number = measured.number("producer")
+    for place in range(8):
+        batches = list(measured.calibration.batches)
+        batches[2 * place + 1] = {"x": batches[2 * place + 1]["x"] + 1}
+        calibration = replace(measured.calibration, batches=batches)
+        found = sensitivities(measured.analysis, measured.trials, calibration, CPU)[number].divergence
+        assert (found[0] != measured.curves[number].divergence[0]) == (place in judging)
 
 
 # ---- what costs nothing
