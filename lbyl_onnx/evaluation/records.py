@@ -113,9 +113,9 @@ class ClassComparison:
 class PositionComparison:
     """What the answers at the positions of an output lost, such as those of a segmented image or of a line of text.
 
-    `agreement`: share of the positions with the same top-1. `lost`: share of what the original's answers tell of their
-    sample: the Kullback-Leibler divergence of the result's class probabilities from the original's, over that of the
-    mean over samples, both summed over positions; None where the latter is not known.
+    `agreement`: share of the positions with the same top-1; of large outputs some are looked at. `lost`: share of what
+    the original's answers tell of their sample: the Kullback-Leibler divergence of the result's class probabilities
+    from the original's, over that of the mean over samples, both summed over positions; None where that is not known.
     """
 
     agreement: float

@@ -10,6 +10,7 @@ import pytest
 from runs import DEEP, EVIL, bare, page_of, recorded, with_outputs
 
 from lbyl_onnx.calibration.photographs import CREDITS
+from lbyl_onnx.evaluation.records import PositionComparison
 from lbyl_onnx.evaluation.verdict import DAMAGED, INTACT, RUINED, WORN
 from lbyl_onnx.reporting.findings import MEANINGS, both_models, photograph_credits
 from lbyl_onnx.reporting.page import page
@@ -140,6 +141,14 @@ def test_several_outputs_each_have_their_rows():
         "signal over error of scores",
         "signal over error of boxes",
     ]
+
+
+def test_answers_at_positions_have_a_row():
+    report = with_outputs("segments")
+    (output,) = report.validation.outputs
+    output = replace(output, classes=None, positions=PositionComparison(0.875, 0.2))
+    rows = both_models(replace(report, validation=replace(report.validation, outputs=(output,))))
+    assert [row.after for row in rows if row.name == "answers at positions that are the original's"] == ["87.5 %"]
 
 
 def test_nothing_that_can_be_compared():
