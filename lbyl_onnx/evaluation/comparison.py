@@ -24,7 +24,8 @@ ONE_BY_ONE = 64
 
 class Comparison:
     """Both models over all samples, slice by slice; `outputs` holds the errors of every numeric output, `free` the
-    names of those that cannot be compared, `seconds` the times of both models' runs on slices of `least` samples."""
+    names of those that cannot be compared, `seconds` the times of both models' runs on slices of `least` samples;
+    `answering` the one that labels belong to, the first that looks like classes."""
 
     def __init__(self, evaluation: SampleSet, least: int, outputs: dict[str, OutputErrors] | None = None) -> None:
         self.evaluation = evaluation
@@ -33,6 +34,7 @@ class Comparison:
         self.free: set[str] = set()
         self.seconds: list[tuple[float, float]] = []
         self.samples = 0
+        self.answering: str | None = None
         self.correct: dict[str, int] = {}
 
     def run(self, before: ort.InferenceSession, after: ort.InferenceSession) -> None:
@@ -65,14 +67,10 @@ class Comparison:
             if name not in self.outputs:
                 self.outputs[name] = self._errors(name, old[name], rows, feed, name in found)
             self.outputs[name].add(old[name], new[name], rows)
-        classes = next(iter(found), None)
-        if classes is not None and self._labelled(old[classes].shape[1]):
-            assert self.evaluation.labels is not None
-            labels = self.evaluation.labels[self.samples : self.samples + rows]
-            _check_labels(labels, classes, old[classes].shape[1])
-            for side, values in (("before", old), ("after", new)):
-                hits = int((top1(values[classes]) == labels).sum())
-                self.correct[side] = self.correct.get(side, 0) + hits
+        if not self.samples:
+            self.answering = next((name for name in found if self._labelled(old[name].shape[1])), None)
+        if self.answering is not None:
+            self._count(old[self.answering], new[self.answering], rows)
         self.samples += rows
 
     def _errors(
@@ -83,13 +81,22 @@ class Comparison:
         positions = None if classes else position_classes(value, rows, feed)
         return OutputErrors(name, classes=scores, positions=PositionScores(positions) if positions else None)
 
+    def _count(self, old: np.ndarray, new: np.ndarray, rows: int) -> None:
+        """Right answers of both models."""
+        assert self.evaluation.labels is not None and self.answering is not None
+        labels = self.evaluation.labels[self.samples : self.samples + rows]
+        _check_labels(labels, self.answering, old.shape[1])
+        for side, values in (("before", old), ("after", new)):
+            self.correct[side] = self.correct.get(side, 0) + int((top1(values) == labels).sum())
+
     def _labelled(self, classes: int) -> bool:
         """Whether the samples have labels for so many classes."""
         return self.evaluation.labels is not None and self.evaluation.classes in (None, classes)
 
     def accuracy(self, side: str) -> float | None:
         """Top-1 accuracy in [0, 1] of the model "before" or "after"; None without labels or classes."""
-        return self.correct[side] / self.samples if side in self.correct else None
+        known = self.answering is not None and self.answering not in self.free
+        return self.correct[side] / self.samples if known else None
 
 
 def _free_axes(session: ort.InferenceSession) -> dict[str, tuple[bool, ...]]:

@@ -149,17 +149,14 @@ def measure_gaps(
     least = rows_of(next(feed_batches(sessions[0], evaluation.inputs, limit=1)))
     comparison = Comparison(evaluation, least, outputs)
     comparison.run(*sessions)
-    labelled = comparison.accuracy("before") is not None
     found, without = [], []
     for name, collector in collectors.items():
         if name in comparison.free or not collector.by_sample or not collector.gaps:
             why = FREE if name in comparison.free else NO_NUMBERS if collector.by_sample else NO_ROWS
             without.append(Statement("gap", name, "any", reason=why))
             continue
-        scores = labelled and bool(collector.tops)
-        labels = evaluation.labels[: comparison.samples] if scores and evaluation.labels is not None else None
-        found.append(collector.collected(labels))
-        labelled &= not scores  # labels are those of the first output that has classes
+        labels = evaluation.labels if name == comparison.answering else None
+        found.append(collector.collected(None if labels is None else labels[: comparison.samples]))
     return found, without, comparison.samples
 
 

@@ -70,6 +70,24 @@ def test_more_confidence_and_fewer_samples_claim_less(small):
         assert plain[quantity] < sure[quantity] and plain[quantity] < fewer[quantity]
 
 
+def test_labels_belong_to_probabilities_not_to_boxes_in_front_of_them():
+    def end(graph, value):
+        return graph.matmul(value, 3, 4), graph.node("Softmax", value, axis=1)
+
+    models = []
+    for factor in (1.0, -1.0):
+        graph = Builder()
+        value = graph.node("Gemm", graph.input(("N", 3)), graph.constant(factor * np.eye(3) + 0.1))
+        models.append(graph.model(*end(graph, value)))
+    labels = np.random.default_rng(1).integers(0, 3, 800)
+    found = certify(*models, {**rows(), "labels": labels})
+    (loss,) = (each for each in found.statements if each.quantity == ACCURACY)
+    probabilities = models[0].graph.output[1].name
+    after = lbyl_onnx.validate(*models, {**rows(), "labels": labels})
+    assert loss.output == probabilities
+    assert loss.observed == pytest.approx(after.accuracy_before - after.accuracy_after)
+
+
 def test_without_labels_nothing_is_said_of_accuracy(small):
     found = certify(CNN, small.compressed, {"image": digits(100)["image"]})
     assert [each.quantity for each in found.statements] == [CHANGED, MEAN, QUANTILE]
