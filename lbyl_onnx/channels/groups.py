@@ -102,6 +102,13 @@ class Analysis:
             size if labels is None else int(kept[self.classes.class_of[labels]].sum()) for labels, size in sizes
         )
 
+    @property
+    def answers(self) -> float:
+        """How many elements all outputs have together for each element of input."""
+        names = [value.name for value in self.model.proto.graph.output]
+        shapes = [self.probe.tensors[name].shape for name in names if name in self.probe.tensors]
+        return sum(math.prod(shape) for shape in shapes) / self.probe.elements
+
     def rows(self, name: str, axis: int, elements: int) -> float:
         """About how many rows tensor `name`, channels on `axis`, has when all inputs hold `elements` together."""
         shape, probed = self.probe.tensors[name].shape, self.probe.elements

@@ -99,7 +99,7 @@ def judge_of(
     if judging.evaluation is None and calibration is not None and not calibration.synthetic:
         trials = folds_as_trials(calibration)
     else:
-        trials = [Trial(calibration, judging.deciding())]
+        trials = [Trial(calibration, judging.deciding(planner.analysis.answers))]
     return Judge(original, restore, trials, planner.runtime)
 
 

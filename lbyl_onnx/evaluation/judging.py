@@ -23,6 +23,7 @@ NO_LABELS = (
 DECIDING = 4
 """So many times as many made-up samples decide how much may go as are measured on by default: the narrower the interval
 of what is lost, the more may."""
+LEAST_DECIDING = 64
 MAX_EVALUATED = 2048
 """Images of a folder that accuracies are measured on at most."""
 
@@ -47,11 +48,13 @@ class Judging:
                 if given.take(np.arange(1)).labels is None:
                     raise UsageError(f"{given.source}: {NO_LABELS}", "eval")
 
-    def deciding(self) -> SampleSet:
-        """The same labelled samples, or made-up ones that are others than in the end."""
+    def deciding(self, answers: float = 0.0) -> SampleSet:
+        """The same labelled samples, or made-up ones that are others than in the end: fewer where there are more
+        `answers`, elements of output, than elements of input."""
         if self.evaluation is not None:
             return self.samples
-        count = DECIDING * default_samples(self.model, input_specs(self.model), self.options, self.macs)
+        wanted = DECIDING * default_samples(self.model, input_specs(self.model), self.options, self.macs)
+        count = min(wanted, max(int(wanted / max(answers, 1.0)), LEAST_DECIDING))
         return unseen(self.model, self.given, replace(self.options, seed=self.options.seed + 1), count=count)
 
     @cached_property

@@ -10,7 +10,6 @@ output.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -272,10 +271,7 @@ def stand_in(
 def _judging(analysis: Analysis, calibration: Calibration) -> Calibration:
     """The samples that judge."""
     fold = calibration.only(calibration.fold_count - 1)
-    probe = analysis.probe
-    shapes = [fact.shape for value in analysis.model.proto.graph.output if (fact := probe.tensors.get(value.name))]
-    answers = sum(math.prod(shape) for shape in shapes) / probe.elements
-    batch = fold.elements * (1 + answers) / len(fold.batches)
+    batch = fold.elements * (1 + analysis.answers) / len(fold.batches)
     return fold.spread(max(int(JUDGED_ELEMENTS / batch), LEAST_JUDGED))
 
 

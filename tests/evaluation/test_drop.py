@@ -191,7 +191,8 @@ def trials_of(monkeypatch, calibration, evaluation=None, **target):
     image = Builder()
     model = load(image.model(image.conv(image.input(("N", 3, 16, 16)), 3, 4)))
     judged = Judging(model, "auto" if calibration.synthetic else calibration.batches[0], evaluation, SampleOptions())
-    planner = SimpleNamespace(options=PruneOptions(targets=budgets(target)), runtime=CPU)
+    analysis = SimpleNamespace(answers=0.0)
+    planner = SimpleNamespace(options=PruneOptions(targets=budgets(target)), runtime=CPU, analysis=analysis)
     judge = judge_of(planner, model, lambda *_: model, calibration, judged)
     return judge and judge._trials, judged
 
@@ -359,3 +360,15 @@ def test_with_labelled_samples_their_accuracy_counts(tmp_path):
     validation = result.report.validation
     assert 100 * (validation.accuracy_before - validation.accuracy_after) <= 2
     assert result.report.output.macs < 0.6 * result.report.input.macs
+
+
+def test_outputs_larger_than_inputs_are_judged_on_fewer_samples(monkeypatch):
+    """Of a model whose default is 512 samples."""
+    monkeypatch.setattr(judging, "LEAST_DECIDING", 64)
+    graph = Builder()
+    model = load(graph.model(graph.conv(graph.input((1, 3, 8, 8)), 3, 4)))
+    deciding = Judging(model, "auto", None, SampleOptions()).deciding
+    usual = deciding().samples
+    assert deciding(0.9).samples == deciding(1.0).samples == usual > 4 * 64
+    assert deciding(4.0).samples == usual // 4
+    assert deciding(1e9).samples == 64
