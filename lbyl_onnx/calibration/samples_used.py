@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..model.model import Model
-from .user_samples import rows_of
+from ..model.session import rows_of
 
 KEY = "lbyl_onnx.samples"
 """Of the model's metadata: how many samples, and their hashes one after the other."""

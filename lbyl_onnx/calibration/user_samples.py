@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import UsageError, article, counted
+from ..model.session import rows_of
 from ..options import Normalisation, SampleOptions
 from .inputs import InputSpec, concrete_shapes, fixed_batch, format_shape
 from .normalisation import BRIGHTNESS, CONTRAST, as_input, stated
@@ -48,11 +49,6 @@ class SampleSet:
     def samples(self) -> int:
         """How many samples there are: the length of the first array that is no scalar."""
         return rows_of(self.inputs)
-
-
-def rows_of(arrays: Mapping[str, np.ndarray]) -> int:
-    """Samples in a set of inputs: the length of the first that is no scalar."""
-    return next((len(array) for array in arrays.values() if array.ndim), 1)
 
 
 @dataclass(frozen=True)

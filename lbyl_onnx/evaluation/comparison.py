@@ -10,9 +10,9 @@ import onnxruntime as ort
 
 from ..calibration.classes import class_outputs, top1
 from ..calibration.positions import position_classes
-from ..calibration.user_samples import SampleSet, rows_of
+from ..calibration.user_samples import SampleSet
 from ..errors import ModelError, UsageError, ValidationFailed
-from ..model.session import feed_batches, run
+from ..model.session import feed_batches, rows_of, run
 from .class_scores import ClassScores, PositionScores
 from .latency import timed
 from .output_errors import OutputErrors, is_numeric

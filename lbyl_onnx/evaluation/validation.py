@@ -14,12 +14,12 @@ from ..calibration.inputs import input_specs
 from ..calibration.runnable_sizes import at_runnable_sizes
 from ..calibration.samples import unseen
 from ..calibration.synthetic import AUTO
-from ..calibration.user_samples import SampleSet, read_samples, rows_of
+from ..calibration.user_samples import SampleSet, read_samples
 from ..errors import ModelError, ValidationFailed, naming
 from ..model.model import Model
 from ..model.providers import resolve
 from ..model.reading import load
-from ..model.session import feed_batches, open_session
+from ..model.session import feed_batches, open_session, rows_of
 from ..model.tensors import is_floating
 from ..options import Normalisation, RunOptions, SampleOptions
 from .advice import unused_beside_data

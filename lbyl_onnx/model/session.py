@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +211,11 @@ def feed_batches(
             name: array[index * rows[name] : (index + 1) * rows[name]] if name in rows else array
             for name, array in inputs.items()
         }
+
+
+def rows_of(arrays: Mapping[str, np.ndarray]) -> int:
+    """Samples in a set of inputs: the length of the first that is no scalar."""
+    return next((len(array) for array in arrays.values() if array.ndim), 1)
 
 
 def static_batches(session: ort.InferenceSession) -> dict[str, int | None]:

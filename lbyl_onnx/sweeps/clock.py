@@ -7,11 +7,10 @@ from pathlib import Path
 
 from ..calibration.samples import unseen
 from ..calibration.synthetic import AUTO
-from ..calibration.user_samples import rows_of
 from ..evaluation.advice import speed_warnings
 from ..evaluation.latency import latencies
 from ..model.reading import load
-from ..model.session import feed_batches, open_session
+from ..model.session import feed_batches, open_session, rows_of
 from ..options import RunOptions
 from .pieces import MODELS, Piece
 

@@ -14,13 +14,13 @@ from ...calibration.runnable_sizes import at_runnable_sizes
 from ...calibration.samples import unseen
 from ...calibration.samples_used import SamplesUsed, read_samples_used, sample_hashes
 from ...calibration.synthetic import AUTO
-from ...calibration.user_samples import SampleSet, alike, read_samples, rows_of
+from ...calibration.user_samples import SampleSet, alike, read_samples
 from ...errors import ModelError, UsageError, ValidationFailed, counted, naming
 from ...model.graph import GraphIndex
 from ...model.model import Model
 from ...model.providers import resolve
 from ...model.reading import load
-from ...model.session import feed_batches, open_session
+from ...model.session import feed_batches, open_session, rows_of
 from ...options import Normalisation, RunOptions, SampleOptions
 from ..advice import unused_beside_data
 from ..comparison import Comparison
