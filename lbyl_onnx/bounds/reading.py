@@ -10,7 +10,7 @@ import onnx
 
 from ..model.graph import GraphIndex
 from ..model.model import Model
-from ..model.session import feed_batches, open_session, run
+from ..model.session import feed_batches, open_session, rows_of, run
 from ..model.weight_layer import WeightLayer, weight_layer
 from ..options import RunOptions
 from .lipschitz import MIXING, NotCovered, Shapes, convolution, lipschitz, normalisation
@@ -179,7 +179,7 @@ def _measured(
     samples = 0
     for feed in feed_batches(session, dict(inputs)):
         values = {**dict(zip(names, run(session, feed), strict=True)), **feed}
-        samples += len(next(iter(feed.values())))
+        samples += rows_of(feed)
         for each in sums:
             each.add(*(values[name].astype(np.float64) for name in (each.found.data, each.found.output)))
     return sums, samples

@@ -22,7 +22,7 @@ from ..calibration.samples import Calibration
 from ..calibration.user_samples import SampleSet
 from ..errors import NothingToRemove, ValidationFailed
 from ..model.model import Model
-from ..model.session import feed_batches, open_session
+from ..model.session import feed_batches, open_session, rows_of
 from ..options import RunOptions
 from ..selection.allocation import Limit, OutOfReach
 from ..selection.plan import Plan
@@ -75,7 +75,7 @@ class Judge:
         outputs: dict[str, OutputErrors] = {}
         for trial in self._trials:
             after = open_session(self._restore(plan, trial.calibration), self._runtime)
-            least = len(next(iter(next(feed_batches(before, trial.samples.inputs, 1)).values())))
+            least = rows_of(next(feed_batches(before, trial.samples.inputs, 1)))
             comparison = Comparison(trial.samples, least, outputs)
             comparison.run(before, after)
             first, second = comparison.accuracy("before"), comparison.accuracy("after")

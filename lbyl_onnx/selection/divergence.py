@@ -12,6 +12,7 @@ from ..calibration.changes import ROUNDED_DB, Changes, energy_share
 from ..calibration.classes import are_probabilities, class_outputs, divergence, is_sure, probabilities
 from ..calibration.positions import information, position_classes
 from ..errors import MeasurementFailed
+from ..model.session import rows_of
 from ..model.tensors import is_floating
 
 Batch = Mapping[str, Any]
@@ -39,7 +40,7 @@ class Original:
 
     def __init__(self, batches: Sequence[Batch], values: Iterable[Batch]) -> None:
         """`values`: the outputs of each batch. Raises MeasurementFailed where none tells anything."""
-        self._samples = [len(next(iter(batch.values()))) for batch in batches]
+        self._samples = [rows_of(batch) for batch in batches]
         numeric = [{name: each for name, each in found.items() if _is_compared(each)} for found in values]
         first = numeric[0]
         classes = class_outputs(first, self._samples[0])
