@@ -58,7 +58,7 @@ def are_probabilities(scores: np.ndarray) -> bool:
 
 def probabilities(scores: np.ndarray, softmax: bool) -> np.ndarray:
     """Probabilities of classes, float64 (samples, classes), none of them 0."""
-    rows = scores.reshape(len(scores), -1).astype(np.float64)
+    rows = scores.reshape(len(scores), math.prod(scores.shape[1:])).astype(np.float64)
     rows = np.nan_to_num(rows, nan=-LARGEST, posinf=LARGEST, neginf=-LARGEST)
     if softmax:
         rows = np.exp(np.clip(rows - rows.max(axis=1, keepdims=True), -700, 0))

@@ -47,7 +47,8 @@ class PositionClasses:
 def position_classes(value: np.ndarray, samples: int, inputs: Mapping[str, np.ndarray]) -> PositionClasses | None:
     """Where an output, given for these `inputs`, holds scores of classes at each position; None where it does not look
     so: neither are its values probabilities along an axis, nor is it as large as an image and sure of some channel."""
-    if not is_floating(value) or value.ndim < 3 or len(value) != samples or is_classes(value, samples):
+    follows = value.ndim > 2 and len(value) == samples and value.size > 0
+    if not is_floating(value) or not follows or is_classes(value, samples):
         return None
     for axis in (value.ndim - 1, 1):
         if value.shape[axis] > 1 and are_probabilities(_rows(value, axis)):

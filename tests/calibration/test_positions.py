@@ -36,23 +36,24 @@ def test_scores_as_large_as_the_image_are_of_classes(shape, axis, layout):
     assert position_classes(scores(*shape), 2, images) == PositionClasses(axis, softmax=True)
 
 
-@pytest.mark.parametrize(
-    "value",
-    [
-        scores(2, LEAST_LOGITS - 1, 9, 8),
-        scores(2, 5, 8, 9),
-        scores(2, 5, 18, 16),
-        scores(2, 5, 9, 8, sure=0.01),
-        scores(2, 5, 72),
-        scores(3, 5, 9, 8),
-        scores(2, 5, 9, 8).astype(np.int64),
-        np.ones((2, 4, 1), np.float32),
-        softmax(scores(2, 5), axis=1),
-        softmax(scores(2, 5, 1, 1), axis=1),
-        2 * softmax(scores(2, 7, 5), axis=2),
-    ],
-    ids=("colours", "turned", "larger", "unsure", "flat", "rows", "integers", "ones", "classes", "pooled", "doubled"),
-)
+OTHERS = {
+    "colours": scores(2, LEAST_LOGITS - 1, 9, 8),
+    "turned": scores(2, 5, 8, 9),
+    "larger": scores(2, 5, 18, 16),
+    "unsure": scores(2, 5, 9, 8, sure=0.01),
+    "flat": scores(2, 5, 72),
+    "rows": scores(3, 5, 9, 8),
+    "integers": scores(2, 5, 9, 8).astype(np.int64),
+    "ones": np.ones((2, 4, 1), np.float32),
+    "classes": softmax(scores(2, 5), axis=1),
+    "pooled": softmax(scores(2, 5, 1, 1), axis=1),
+    "doubled": 2 * softmax(scores(2, 7, 5), axis=2),
+    "nothing found": np.ones((2, 0, 5), np.float32),
+    "nothing found, flat": np.ones((2, 5, 0), np.float32),
+}
+
+
+@pytest.mark.parametrize("value", OTHERS.values(), ids=OTHERS)
 def test_others_are_not(value):
     assert position_classes(value, 2, IMAGES) is None
 
@@ -103,3 +104,8 @@ def test_information_that_is_not_known():
             found.add(each)
         assert found.nats is None and found.samples == len(answers)
     assert information(PositionClasses(2, False), [one[None], other[None]]) == 0
+
+
+def test_a_batch_in_which_nothing_was_found_has_no_answers():
+    """As a detector's list of objects may be empty."""
+    assert PositionClasses(2, False).divergence(*2 * [np.ones((1, 0, 5), np.float32)]) == 0

@@ -369,6 +369,21 @@ def test_outputs_whose_sizes_follow_values_are_not_compared():
         validate(selection(size="N"), selection(3.0, size="N"))
 
 
+@pytest.mark.parametrize("above", [(0, 0), (0, 101), (101, 0)])
+def test_a_list_of_objects_may_be_empty(above):
+    """As that of a detector which finds nothing: here all of four rows, or none, are above the threshold."""
+    nodes = [
+        helper.make_node("ReduceMax", ["x"], ["best"], axes=[0, 2], keepdims=0),
+        helper.make_node("Greater", ["best", "threshold"], ["found"]),
+        helper.make_node("Compress", ["x", "found"], ["objects"], axis=1),
+    ]
+    shapes = [("x", TensorProto.FLOAT, [1, 4, 6])], [("objects", TensorProto.FLOAT, [1, "found", 6])]
+    model = proto_of(nodes, *shapes, {"threshold": np.array(50, np.float32)})
+    rows = np.random.default_rng(0).standard_normal((2, 4, 6)) + np.reshape(above, (2, 1, 1))
+    result = validate(model, model, {"x": rows.astype(np.float32)})
+    assert (result.silent_outputs == ("objects",)) if above == (0, 0) else (result.outputs[0].max_error == 0)
+
+
 def in_turns(monkeypatch, before, after):
     durations = {"before": iter(before), "after": iter(after)}
     order = []
