@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from ..model.tensors import is_floating
 from .classes import are_probabilities, divergence, is_classes, probabilities
+from .statistics import spaced
 
 LEAST_LOGITS = 5
 """Channels of an output as large as the image from which on it may hold scores of classes: fewer may be colours or
@@ -32,15 +32,14 @@ class PositionClasses:
 
     def probabilities(self, values: np.ndarray) -> Iterator[np.ndarray]:
         """Of each sample, float64 (positions, classes), none of them 0."""
-        for sample in np.moveaxis(values, self.axis, 1):
-            scores = sample.reshape(len(sample), -1)
-            count = scores.shape[1]
-            taken = np.linspace(0, count - 1, min(count, MOST_POSITIONS)).round().astype(int)
-            yield probabilities(scores[:, taken].T, self.softmax)
+        for scores in _scores(values, self.axis):
+            taken = np.linspace(0, len(scores) - 1, min(len(scores), MOST_POSITIONS)).round().astype(int)
+            yield probabilities(scores[taken], self.softmax)
 
-    def divergence(self, reference: np.ndarray, found: np.ndarray) -> float:
-        """Kullback-Leibler divergence of one output from another of its shape, in nats, summed over all positions."""
-        pairs = zip(self.probabilities(reference), self.probabilities(found), strict=True)
+    def divergence(self, answers: Iterable[np.ndarray], found: np.ndarray) -> float:
+        """Kullback-Leibler divergence of an output from the answers of each of its samples, in nats, summed over all
+        positions."""
+        pairs = zip(answers, self.probabilities(found), strict=True)
         return sum(divergence(before, after) for before, after in pairs)
 
 
@@ -51,7 +50,7 @@ def position_classes(value: np.ndarray, samples: int, inputs: Mapping[str, np.nd
     if not is_floating(value) or not follows or is_classes(value, samples):
         return None
     for axis in (value.ndim - 1, 1):
-        if value.shape[axis] > 1 and are_probabilities(_rows(value, axis)):
+        if value.shape[axis] > 1 and all(map(are_probabilities, _scores(value, axis))):
             return PositionClasses(axis, False)
     images = {tuple(array.shape[at : at + 2]) for array in inputs.values() if array.ndim == 4 for at in (1, 2)}
     for axis in (1, 3) if value.ndim == 4 else ():
@@ -94,14 +93,14 @@ class Information:
         return told if told >= LEAST_INFORMATION * len(mean) * self.samples else None
 
 
-def information(classes: PositionClasses, values: Iterable[np.ndarray]) -> float:
-    """What outputs tell of their samples, in nats; 0 where that is not known."""
+def information(answers: Iterable[np.ndarray]) -> float:
+    """What the answers of all samples tell of them, in nats; 0 where that is not known."""
     found = Information()
-    for value in values:
-        for answers in classes.probabilities(value):
-            found.add(answers)
+    for each in answers:
+        found.add(each)
     return found.nats or 0.0
 
 
-def _rows(value: np.ndarray, axis: int) -> np.ndarray:
-    return np.moveaxis(value, axis, -1).reshape(math.prod(value.shape) // value.shape[axis], -1)
+def _scores(values: np.ndarray, axis: int) -> Iterator[np.ndarray]:
+    """Those of each sample, (positions, classes), the latter from an axis."""
+    return (sample.T for sample in spaced(values, axis))

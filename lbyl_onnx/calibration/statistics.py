@@ -33,7 +33,7 @@ def channel_statistics(values: Iterable[np.ndarray], axis: int) -> Statistics | 
         if value.size == 0:
             continue
         value = value.astype(np.promote_types(value.dtype, np.float32), copy=False)
-        rows = value.reshape(-1, value.shape[axis], 1) if axis in (-1, value.ndim - 1) else _spaced(value, axis)
+        rows = value.reshape(-1, value.shape[axis], 1) if axis in (-1, value.ndim - 1) else spaced(value, axis)
         linear = rows.sum(axis=2).sum(axis=0, dtype=np.float64)
         squares = np.einsum("ncp,ncp->nc", rows, rows).sum(axis=0, dtype=np.float64)
         number = value.size // value.shape[axis]
@@ -48,7 +48,7 @@ def channel_statistics(values: Iterable[np.ndarray], axis: int) -> Statistics | 
     return Statistics(np.asarray(mean), np.maximum(square / count - mean**2, 0))
 
 
-def _spaced(value: np.ndarray, axis: int) -> np.ndarray:
+def spaced(value: np.ndarray, axis: int) -> np.ndarray:
     """The value as (samples, channels, positions)."""
     return np.moveaxis(value, axis, 1).reshape(len(value), value.shape[axis], -1)
 

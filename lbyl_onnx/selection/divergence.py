@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -16,16 +17,16 @@ from ..model.session import rows_of
 from ..model.tensors import is_floating
 
 Batch = Mapping[str, Any]
-Lost = Callable[[np.ndarray, np.ndarray], float]
-"""What an output lost, summed over the samples of a batch: of the original's values and of those found."""
+Lost = Callable[[int, np.ndarray], float]
+"""What an output lost in the batch of a number, summed over its samples: of the values found for it."""
 
 
 @dataclass(frozen=True)
 class _Output:
-    """One output. `values`: the original's, of each batch; `lost`: what others lose; `whole`: what to divide it by,
-    for each sample."""
+    """One output. `shapes`: the original's, of each batch; `lost`: what others lose; `whole`: what to divide it by, for
+    each sample."""
 
-    values: Sequence[np.ndarray]
+    shapes: Sequence[tuple[int, ...]]
     lost: Lost
     whole: float
 
@@ -63,8 +64,8 @@ class Original:
         for number, (batch, samples) in enumerate(zip(found, self._samples, strict=True)):
             for name in names:
                 output = self._outputs[name]
-                if batch[name].shape == output.values[number].shape:
-                    lost[name] += output.lost(output.values[number], batch[name])
+                if batch[name].shape == output.shapes[number]:
+                    lost[name] += output.lost(number, batch[name])
                     whole[name] += output.whole * samples
         shares = [lost[name] / whole[name] for name in names if whole[name] > 0]
         return float(np.nan_to_num(np.mean(shares), nan=np.inf, posinf=np.inf)) if shares else 0.0
@@ -76,18 +77,44 @@ class Original:
             changes.add(value, samples)
         if changes.none:
             return None
-        if classes:
-            softmax = not are_probabilities(values[0])
-            sure = np.concatenate([probabilities(value, softmax).max(axis=1) for value in values]).mean()
-            if is_sure(float(sure), values[0].shape[1]):
-                return _Output(values, lambda *both: divergence(*(probabilities(each, softmax) for each in both)), 1.0)
+        found = self._of_classes(values) if classes else None
+        return found or self._at_positions(inputs, values) or self._of_numbers(values, changes.variation)
+
+    def _of_classes(self, values: list[np.ndarray]) -> _Output | None:
+        """None where the original is not sure of them."""
+        softmax = not are_probabilities(values[0])
+        answers = [probabilities(value, softmax) for value in values]
+        sure = float(np.concatenate([each.max(axis=1) for each in answers]).mean())
+        if not is_sure(sure, values[0].shape[1]):
+            return None
+        return _Output(
+            _shapes(values), lambda number, found: divergence(answers[number], probabilities(found, softmax)), 1.0
+        )
+
+    def _at_positions(self, inputs: Batch, values: list[np.ndarray]) -> _Output | None:
+        """None where there are no classes at positions, or these tell nothing of their samples."""
         positions = position_classes(values[0], self._samples[0], inputs)
-        told = information(positions, values) if positions else 0.0
-        if positions and told:
-            return _Output(values, positions.divergence, told / sum(self._samples))
+        if positions is None:
+            return None
+        answers = [list(positions.probabilities(value)) for value in values]
+        told = information(chain.from_iterable(answers))
+        if not told:
+            return None
+        return _Output(
+            _shapes(values),
+            lambda number, found: positions.divergence(answers[number], found),
+            told / sum(self._samples),
+        )
+
+    def _of_numbers(self, values: list[np.ndarray], variation: float | None) -> _Output:
+        """`variation`: what of the energy tells samples apart, where that is known."""
         energy = sum(_energy(value, 0.0) for value in values)
-        told = energy if changes.variation is None else max(changes.variation, energy_share(ROUNDED_DB) * energy)
-        return _Output(values, lambda before, after: _energy(before, after), told / sum(self._samples))
+        told = energy if variation is None else max(variation, energy_share(ROUNDED_DB) * energy)
+        return _Output(_shapes(values), lambda number, found: _energy(values[number], found), told / sum(self._samples))
+
+
+def _shapes(values: Sequence[np.ndarray]) -> list[tuple[int, ...]]:
+    return [value.shape for value in values]
 
 
 def _is_compared(value: object) -> bool:

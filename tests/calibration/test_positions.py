@@ -71,7 +71,8 @@ def test_a_divergence_is_the_sum_over_positions(axis, known):
     values = [scores(2, 5, 5, 5, sure=2.0, seed=seed) for seed in range(2)]
     answers = [softmax(value.astype(np.float64), axis=axis) for value in values]
     given = [each.astype(np.float32) for each in answers] if known else values
-    found = PositionClasses(axis, not known).divergence(*given)
+    classes = PositionClasses(axis, not known)
+    found = classes.divergence(classes.probabilities(given[0]), given[1])
     assert found == pytest.approx(rel_entr(*answers).sum(), rel=1e-5)
 
 
@@ -87,12 +88,13 @@ def test_information_is_how_far_answers_are_from_their_mean():
     value = scores(6, 4, 5, sure=2.0)
     answers = softmax(value.astype(np.float64), axis=2)
     expected = rel_entr(answers, answers.mean(axis=0)).sum() * 6 / 5
-    assert information(PositionClasses(2, True), [value[:2], value[2:]]) == pytest.approx(expected, rel=1e-6)
+    given = (each for part in (value[:2], value[2:]) for each in PositionClasses(2, True).probabilities(part))
+    assert information(given) == pytest.approx(expected, rel=1e-6)
 
 
 def test_information_of_equal_answers_is_none():
     answers = softmax(scores(1, 4, 5, sure=1.0), axis=2)
-    assert information(PositionClasses(2, False), [np.repeat(answers, 3, axis=0)]) == 0
+    assert information(np.repeat(answers, 3, axis=0)) == 0
 
 
 def test_information_that_is_not_known():
@@ -103,9 +105,10 @@ def test_information_that_is_not_known():
         for each in answers:
             found.add(each)
         assert found.nats is None and found.samples == len(answers)
-    assert information(PositionClasses(2, False), [one[None], other[None]]) == 0
+    assert information([one, other]) == 0
 
 
 def test_a_batch_in_which_nothing_was_found_has_no_answers():
     """As a detector's list of objects may be empty."""
-    assert PositionClasses(2, False).divergence(*2 * [np.ones((1, 0, 5), np.float32)]) == 0
+    classes, empty = PositionClasses(2, False), np.ones((1, 0, 5), np.float32)
+    assert classes.divergence(classes.probabilities(empty), empty) == 0
