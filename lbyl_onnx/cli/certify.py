@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..errors import UsageError
 from ..evaluation.certificates import certify as certificates
 from ..evaluation.certificates.needed import samples_needed
-from ..evaluation.records import to_json
+from ..evaluation.json_form import to_json
 from .arguments import (
     CertifiedOriginal,
     CertifiedResult,

@@ -10,8 +10,8 @@ from ..calibration.synthetic import AUTO
 from ..compression import DEFAULT_LAMBDA1, DEFAULT_LAMBDA2
 from ..errors import UsageError
 from ..evaluation import inspection, planning, tables, validation
+from ..evaluation.json_form import to_json
 from ..evaluation.judging import NO_LABELS
-from ..evaluation.records import to_json
 from ..evaluation.verdict import check_limits
 from ..model.model import Model
 from ..model.reading import load

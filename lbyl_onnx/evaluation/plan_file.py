@@ -12,8 +12,9 @@ from ..channels.groups import Analysis
 from ..errors import UsageError, article
 from ..options import Options
 from ..selection.plan import Choice, Plan, emptied
+from .json_form import from_json, to_json
 from .planned import FrontierPoint, Planned, PlannedGroup
-from .records import FileReport, Versions, from_json, to_json
+from .records import FileReport, Versions
 
 EXPECTED = "a plan that `lbyl-onnx plan --out` wrote for this model"
 

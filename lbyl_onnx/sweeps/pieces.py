@@ -15,7 +15,8 @@ import onnxruntime as ort
 from ..budgets import Budget
 from ..calibration.user_samples import Source
 from ..errors import ModelError
-from ..evaluation.records import Report, from_json, to_json
+from ..evaluation.json_form import from_json, to_json
+from ..evaluation.records import Report
 from ..model.reading import load
 from ..model.writing import write_whole
 from ..options import Options

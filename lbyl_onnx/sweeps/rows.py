@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ..evaluation.records import Report, Validation, to_json
+from ..evaluation.json_form import to_json
+from ..evaluation.records import Report, Validation
 from ..evaluation.verdict import answers
 from .pieces import MODELS, Piece
 

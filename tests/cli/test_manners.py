@@ -17,8 +17,8 @@ from uniform import UNIFORM
 
 import lbyl_onnx
 from lbyl_onnx import cli
+from lbyl_onnx.evaluation.json_form import from_json
 from lbyl_onnx.evaluation.plan_file import PlanReport
-from lbyl_onnx.evaluation.records import from_json
 from lbyl_onnx.progress import SHARES
 
 lbyl = command_line.lbyl

@@ -13,9 +13,9 @@ import lbyl_onnx
 from lbyl_onnx import NothingToRemove, PlanReport, UsageError
 from lbyl_onnx.budgets import budgets
 from lbyl_onnx.evaluation import latency, planning, rounds
+from lbyl_onnx.evaluation.json_form import from_json
 from lbyl_onnx.evaluation.planned import SHARES
 from lbyl_onnx.evaluation.planning import MEASURED
-from lbyl_onnx.evaluation.records import from_json
 
 lbyl = command_line.lbyl
 

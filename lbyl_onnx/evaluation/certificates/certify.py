@@ -24,8 +24,9 @@ from ...model.session import feed_batches, open_session, rows_of
 from ...options import Normalisation, RunOptions, SampleOptions
 from ..advice import unused_beside_data
 from ..comparison import Comparison
+from ..json_form import to_json
 from ..output_errors import OutputErrors
-from ..records import Report, to_json
+from ..records import Report
 from ..validation import EXPECTED, Data, Source, check_interface
 from .gaps import FREE, NO_NUMBERS, NO_ROWS, OutputGaps, bounding_operator
 from .statements import Gaps, Statement, state

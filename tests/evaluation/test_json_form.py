@@ -15,7 +15,8 @@ from uniform import compress
 import lbyl_onnx
 from lbyl_onnx.budgets import Budget
 from lbyl_onnx.evaluation import latency
-from lbyl_onnx.evaluation.records import Report, from_json, to_json
+from lbyl_onnx.evaluation.json_form import from_json, to_json
+from lbyl_onnx.evaluation.records import Report
 from lbyl_onnx.options import Normalisation, Options, PruneOptions, RunOptions, SampleOptions
 
 CNN = ROOT / "models" / "digits_cnn.onnx"
