@@ -30,7 +30,6 @@ from ..selection.planner import Planner
 from .comparison import Comparison
 from .judging import Judging
 from .output_errors import OutputErrors
-from .verdict import answers
 
 FIRST_SHARE = 0.08
 """Share of the multiply-accumulates that is taken away first."""
@@ -163,6 +162,6 @@ def within_drop(planner: Planner, targets: Sequence[Budget], judge: Judge) -> Pl
 def _points(errors: OutputErrors) -> float:
     """What one output lost, in points of accuracy or per cent of what tells samples apart."""
     found = errors.result()
-    if found.classes is not None and answers(found.classes, found.shape[1]):
-        return 100 * found.classes.expected_loss_interval[1]
+    if found.answers is not None:
+        return 100 * found.answers.expected_loss_interval[1]
     return 100 * energy_share(found.told_db)

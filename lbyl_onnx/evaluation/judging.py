@@ -24,6 +24,7 @@ DECIDING = 4
 """So many times as many made-up samples decide how much may go as are measured on by default: the narrower the interval
 of what is lost, the more may."""
 LEAST_DECIDING = 64
+"""Of them that decide, however large outputs are."""
 MAX_EVALUATED = 2048
 """Images of a folder that accuracies are measured on at most."""
 

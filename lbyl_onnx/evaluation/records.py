@@ -153,16 +153,22 @@ class OutputComparison:
         return self.sqnr_db if self.variation_db is None or self.sqnr_db >= ROUNDED_DB else self.variation_db
 
     @property
+    def answers(self) -> ClassComparison | None:
+        """What its answers lost; None where the original is no classifier, as it is not sure enough of some class."""
+        sure = self.classes is not None and is_sure(self.classes.confidence, self.shape[1])
+        return self.classes if sure else None
+
+    @property
     def top1_agreement(self) -> float | None:
         """Share of samples or positions with the same top-1; None where the output does not look like classes."""
-        answers = self.classes or self.positions
-        return None if answers is None else answers.agreement
+        found = self.classes or self.positions
+        return None if found is None else found.agreement
 
     @property
     def divergence(self) -> float:
         """How far it moved, as `selection.divergence` tells it."""
-        if self.classes is not None and is_sure(self.classes.confidence, self.shape[1]):
-            return self.classes.divergence
+        if self.answers is not None:
+            return self.answers.divergence
         lost = None if self.positions is None else self.positions.lost
         return energy_share(self.told_db) if lost is None else lost
 

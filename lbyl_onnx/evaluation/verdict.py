@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..calibration.classes import is_sure
 from ..errors import ValidationFailed
 from ..options import Limits
-from .records import ClassComparison, OutputComparison, Validation, Verdict
+from .records import OutputComparison, Validation, Verdict
 
 INTACT, WORN, DAMAGED, RUINED = "intact", "worn", "damaged", "ruined"
 LOSSES = ((0.30, RUINED), (0.10, DAMAGED), (0.03, WORN), (-1.0, INTACT))
@@ -33,27 +32,22 @@ def verdict(
 
 
 def _of_output(output: OutputComparison, drop: float | None) -> Verdict:
-    classes = output.classes
-    if classes is not None and answers(classes, output.shape[1]):
+    answers = output.answers
+    if answers is not None:
         if drop is not None:
             return Verdict(_level(drop), f"it lost {100 * drop:.1f} points of accuracy")
-        lost, low, high = (100 * each for each in (classes.expected_loss, *classes.expected_loss_interval))
+        lost, low, high = (100 * each for each in (answers.expected_loss, *answers.expected_loss_interval))
         reason = (
             f"it is expected to lose {lost:.1f} points of accuracy ({low:.1f} to {high:.1f}), and "
-            f"{100 * classes.agreement:.0f} % of its answers are the original's"
+            f"{100 * answers.agreement:.0f} % of its answers are the original's"
         )
-        return Verdict(_level(classes.expected_loss), reason)
+        return Verdict(_level(answers.expected_loss), reason)
     level = next(level for limit, level in DECIBELS if output.told_db < limit or limit == float("inf"))
     kept = "what tells samples apart" if output.told_db == output.variation_db else "signal"
     reason = f"output {output.name!r} keeps {output.told_db:.1f} dB of {kept} over error"
     if output.positions is not None:
         reason += f", and {100 * output.positions.agreement:.1f} % of its answers are the original's"
     return Verdict(level, reason)
-
-
-def answers(classes: ClassComparison, count: int) -> bool:
-    """Whether the original is sure enough of some class to be a classifier."""
-    return is_sure(classes.confidence, count)
 
 
 def _level(loss: float) -> str:

@@ -44,6 +44,7 @@ JUDGED_ELEMENTS = 128 * 3 * 224 * 224
 """Elements of input and output in the samples that are run, at most, where that leaves LEAST_JUDGED batches: one sample
 of a segmenting network has answers for thousands of positions."""
 LEAST_JUDGED = 8
+"""Batches that are run, however large they are."""
 STEEPEST = 3.0
 """The highest power that a curve begins with."""
 

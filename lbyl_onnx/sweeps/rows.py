@@ -11,7 +11,6 @@ from typing import Any
 
 from ..evaluation.json_form import to_json
 from ..evaluation.records import Report, Validation
-from ..evaluation.verdict import answers
 from .pieces import MODELS, Piece
 
 DONE, REFUSED, FAILED = "done", "refused", "failed"
@@ -132,11 +131,10 @@ def _sizes(report: Report) -> dict[str, Any]:
 
 
 def _answers(validation: Validation) -> dict[str, Any]:
-    outputs = [(output.classes, output.shape[1]) for output in validation.outputs if output.classes is not None]
-    found = [classes for classes, count in outputs if answers(classes, count)]
+    found = [output.answers for output in validation.outputs if output.answers is not None]
     if not found:
         return {}
-    worst = max(found, key=lambda classes: classes.expected_loss)
+    worst = max(found, key=lambda answers: answers.expected_loss)
     low, high = worst.expected_loss_interval
     return {
         **{"expected_loss": worst.expected_loss, "expected_loss_low": low, "expected_loss_high": high},
