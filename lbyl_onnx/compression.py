@@ -203,7 +203,8 @@ class _Compression:
             prepared.planner.begin(self.options.prune.targets)
         started = time.perf_counter()
         if planned is None:
-            made = fast_enough(prepared.planner, lambda: self.make(prepared.planner))
+            judge = judge_of(prepared.planner, self.source, self.restored, self.calibration, self.judging)
+            made = fast_enough(prepared.planner, lambda: self.make(prepared.planner, judge))
         else:
             chosen = executed(planned, analysis, prepared.reasons)
             if chosen.removes_nothing:
@@ -235,16 +236,11 @@ class _Compression:
         )
         return CompressionResult(made.restored.model, report)
 
-    def make(self, planner: Planner) -> Made:
+    def make(self, planner: Planner, judge: Judge | None) -> Made:
         """A plan within the budgets, and what comes of it."""
         self.telling.stage("planning")
-
-        def restored(plan: Plan, samples: Calibration | None) -> Model:
-            return self.restore(plan, samples)[1].model
-
-        judge = judge_of(planner, self.source, restored, self.calibration, self.judging)
         return self.finish(
-            self.choose(planner, judge, lambda plan: analysed(restored(plan, self.calibration), self.options))
+            self.choose(planner, judge, lambda plan: analysed(self.restored(plan, self.calibration), self.options))
         )
 
     def finish(self, plan: Plan) -> Made:
@@ -270,6 +266,10 @@ class _Compression:
             raise NothingToRemove(why_nothing(self.source, [choice.reason for choice in plan.choices], prune))
         self.warnings += ranked_otherwise([choice.criterion for choice in plan.choices], prune)
         return plan
+
+    def restored(self, plan: Plan, calibration: Calibration | None) -> Model:
+        """The model that `restore` makes."""
+        return self.restore(plan, calibration)[1].model
 
     def restore(self, plan: Plan, calibration: Calibration | None) -> tuple[RestoreTask, Restored]:
         """Cut and make up for what went; from weights alone where activations cannot be measured."""

@@ -22,6 +22,7 @@ from lbyl_onnx.model.reading import load
 from lbyl_onnx.model.session import open_session, run_batches
 from lbyl_onnx.options import PruneOptions, RunOptions, SampleOptions
 from lbyl_onnx.selection.allocation import Limit, OutOfReach
+from lbyl_onnx.selection.plan import Choice, Plan
 
 CPU = RunOptions("cpu")
 CNN = ROOT / "models" / "digits_cnn.onnx"
@@ -231,6 +232,8 @@ def test_labelled_samples_decide_where_there_are_some(monkeypatch):
 
 # ---- judging
 
+PLAN = Plan((), np.ones(1, bool))
+
 
 def classifier(seed=0, scale=4.0):
     """Classes of six numbers."""
@@ -265,13 +268,13 @@ def test_with_labels_the_loss_is_that_of_accuracy():
         changed = noisy(original, amount)
         expected = 100 * (right(changed, samples) != samples.labels).mean()
         judge = Judge(original, lambda plan, calibration, changed=changed: changed, [Trial(None, samples)], CPU)
-        assert judge.loss("plan") == pytest.approx(expected) and expected > 0
+        assert judge.loss(PLAN) == pytest.approx(expected) and expected > 0
 
 
 def test_a_result_may_win_accuracy():
     changed = noisy(classifier(), 0.5)
     samples = drawn(labels=right(changed, drawn()))
-    assert Judge(classifier(), lambda *_: changed, [Trial(None, samples)], CPU).loss("plan") < 0
+    assert Judge(classifier(), lambda *_: changed, [Trial(None, samples)], CPU).loss(PLAN) < 0
 
 
 def test_without_labels_the_upper_end_of_what_is_expected_counts():
@@ -279,7 +282,7 @@ def test_without_labels_the_upper_end_of_what_is_expected_counts():
     (output,) = compare(original, changed, drawn(), CPU).outputs
     low, high = output.classes.expected_loss_interval
     judge = Judge(original, lambda *_: changed, [Trial(None, drawn())], CPU)
-    assert judge.loss("plan") == pytest.approx(100 * high) and low < high
+    assert judge.loss(PLAN) == pytest.approx(100 * high) and low < high
 
 
 def test_outputs_that_are_no_classes_lose_a_share_of_what_tells_samples_apart():
@@ -292,7 +295,7 @@ def test_outputs_that_are_no_classes_lose_a_share_of_what_tells_samples_apart():
     before, after = (run_batches(open_session(model), drawn().inputs)[0] for model in (original, changed))
     expected = 100 * np.square(after - before).sum() / before.var(axis=0, ddof=1).sum() / len(before)
     judge = Judge(original, lambda *_: changed, [Trial(None, drawn())], CPU)
-    assert judge.loss("plan") == pytest.approx(expected, rel=1e-4)
+    assert judge.loss(PLAN) == pytest.approx(expected, rel=1e-4)
 
 
 def test_no_loss_is_told_by_outputs_that_are_the_same_for_all_samples():
@@ -300,7 +303,7 @@ def test_no_loss_is_told_by_outputs_that_are_the_same_for_all_samples():
     still = {"x": np.zeros((8, 6), np.float32)}
     judge = Judge(classifier(), lambda *_: classifier(), [Trial(None, SampleSet(still, None, "zeros"))], CPU)
     with pytest.raises(NothingToRemove, match="no loss can be told"):
-        judge.loss("plan")
+        judge.loss(PLAN)
 
 
 def test_all_folds_are_judged_together_each_by_its_own_result():
@@ -315,17 +318,17 @@ def test_all_folds_are_judged_together_each_by_its_own_result():
         seen.append((plan, fold))
         return results[fold]
 
-    loss = Judge(original, restored, folds_as_trials(calibration), CPU).loss("plan")
-    assert seen == [("plan", 0), ("plan", 1)]
+    loss = Judge(original, restored, folds_as_trials(calibration), CPU).loss(PLAN)
+    assert seen == [(PLAN, 0), (PLAN, 1)]
     alone = [
-        Judge(original, lambda *_, changed=results[fold]: changed, [trial], CPU).loss("plan")
+        Judge(original, lambda *_, changed=results[fold]: changed, [trial], CPU).loss(PLAN)
         for fold, trial in enumerate(folds_as_trials(calibration))
     ]
     assert min(alone) < loss < max(alone)
 
 
 def test_nothing_is_lost_by_the_model_itself():
-    assert Judge(classifier(), lambda *_: classifier(), [Trial(None, drawn())], CPU).loss("plan") < 1
+    assert Judge(classifier(), lambda *_: classifier(), [Trial(None, drawn())], CPU).loss(PLAN) < 1
 
 
 # ---- whole models
@@ -372,3 +375,20 @@ def test_outputs_larger_than_inputs_are_judged_on_fewer_samples(monkeypatch):
     assert deciding(0.9).samples == deciding(1.0).samples == usual > 4 * 64
     assert deciding(4.0).samples == usual // 4
     assert deciding(1e9).samples == 64
+
+
+def test_a_plan_is_tried_once():
+    """Searches with other blocks come to the same plans."""
+    tried = []
+
+    def plan_of(*removed):
+        return Plan(tuple(Choice(None, np.array(each, bool), None, None) for each in removed), np.ones(1, bool))
+
+    def restored(plan, _):
+        tried.append(plan)
+        return noisy(classifier(), 0.1 * len(tried))
+
+    judge = Judge(classifier(), restored, [Trial(None, drawn())], CPU)
+    plans = [plan_of([1, 0], [0, 0, 1]), plan_of([1, 0], [0, 1, 0]), plan_of([1, 0], [0, 0, 1])]
+    losses = [judge.loss(plan) for plan in plans]
+    assert tried == plans[:2] and losses[0] == losses[2] != losses[1]
