@@ -36,6 +36,10 @@ FIRST_SHARE = 0.08
 LEAST_SHARE = 0.005
 PRECISION = 0.15
 """Where the search ends: a share of the share that is too much."""
+ROUNDING = 1e-9
+"""Of shares."""
+MOST_LESS = 8.0
+"""How many times smaller a share is than one that loses too much, at most."""
 
 
 Restore = Callable[[Plan, Calibration | None], Model]
@@ -133,12 +137,12 @@ def within_drop(planner: Planner, targets: Sequence[Budget], judge: Judge) -> Pl
     found: Plan | None = None
     nearest = float("inf")
 
-    def holds(share: float) -> bool:
+    def loss_of(share: float) -> float:
         nonlocal found, nearest
         try:
             counts = planner.counts([*others, Limit("macs", planner.costs.macs, (1 - share) * whole)])
         except OutOfReach:
-            return False
+            return math.inf
         plan = planner.plan_of(counts)
         try:
             loss = judge.loss(plan) if counts.any() else 0.0
@@ -147,12 +151,11 @@ def within_drop(planner: Planner, targets: Sequence[Budget], judge: Judge) -> Pl
         nearest = min(nearest, loss)
         if loss <= points and counts.any():
             found = plan
-        return loss <= points
+        return loss
 
-    share, low, high = FIRST_SHARE, 0.0, 1.0
-    while high - low > PRECISION * high and share >= LEAST_SHARE:
-        low, high = (share, high) if holds(share) else (low, share)
-        share = min(2 * low, (low + high) / 2) if low else high / 2
+    search = _Search(points)
+    while (share := search.next()) is not None:
+        search.tell(share, loss_of(share))
     if found is None:
         if not math.isfinite(nearest):
             raise NothingToRemove(
@@ -164,6 +167,46 @@ def within_drop(planner: Planner, targets: Sequence[Budget], judge: Judge) -> Pl
             f"expected to lose up to {allowed:g} (--target drop={allowed:g}% allows that; more samples narrow it down)"
         )
     return found
+
+
+class _Search:
+    """Looks for the largest share that loses no more than so many points, between one that does not and one that does,
+    as if the logarithms of shares and losses were on a line."""
+
+    def __init__(self, points: float) -> None:
+        self._points = points
+        self._low, self._low_loss = 0.0, 0.0
+        self._high, self._high_loss = 1.0, math.inf
+        self._tried = 0
+
+    def tell(self, share: float, loss: float) -> None:
+        """What a share loses."""
+        self._tried += 1
+        if loss <= self._points:
+            self._low, self._low_loss = share, loss
+        else:
+            self._high, self._high_loss = share, loss
+
+    def next(self) -> float | None:
+        """The share to try next; None at the end."""
+        low, high, step = self._low, self._high, 1 - PRECISION
+        if step * high - low < ROUNDING or high <= LEAST_SHARE:
+            return None
+        if not self._tried:
+            return FIRST_SHARE
+        if low == 0:
+            return max(high * _within(self._points / self._high_loss, 1 / MOST_LESS, 0.5), LEAST_SHARE)
+        if high == 1:
+            grown = self._points / self._low_loss if self._tried == 1 and self._low_loss > 0 else 2.0
+            return min(low * _within(grown, 1 / step, 2.0), (low + 1) / 2)
+        if self._low_loss <= 0 or not math.isfinite(self._high_loss):
+            return (low + high) / 2
+        way = math.log(self._points / self._low_loss) / math.log(self._high_loss / self._low_loss)
+        return max(min(low * (high / low) ** way, high * step), low / step)
+
+
+def _within(value: float, least: float, most: float) -> float:
+    return min(max(value, least), most)
 
 
 def _points(errors: OutputErrors) -> float:
