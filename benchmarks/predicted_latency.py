@@ -27,6 +27,7 @@ from lbyl_onnx.model.initializers import unshare
 from lbyl_onnx.model.session import open_session
 from lbyl_onnx.options import RunOptions, SampleOptions
 from lbyl_onnx.selection.latency_model import LatencyModel
+from lbyl_onnx.selection.plan import emptied
 
 MULTIPLES = (16, 8, 1)
 MOST = 0.6
@@ -62,7 +63,9 @@ def measured(path: Path, threads: int, plans: int) -> list[tuple[int, float, flo
                 continue
             kept = np.ones(analysis.classes.count, bool)
             for group, count in zip(analysis.groups, counts, strict=True):
-                kept[group.classes[np.flatnonzero(group.free)[:count]]] = False
+                kept[group.classes[rng.choice(np.flatnonzero(group.free), count, replace=False)]] = False
+            if emptied(analysis, kept):
+                continue
             before, after = latencies(whole, open_session(cut(analysis, kept), options), feed, []).medians
             predicted = float(model.milliseconds(counts) / model.milliseconds(none))
             found.append((multiple, predicted, float(costs.macs(counts) / costs.macs(none)), after / before))
